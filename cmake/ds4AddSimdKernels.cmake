@@ -1,0 +1,48 @@
+# ds4_add_simd_kernels(<target>): adds the SIMD kernels of every instruction set of this processor
+# family to a target, and the choice among them at run time; see ds4/kernels/simd/dispatch.hpp.
+set(_ds4_simd_sources "${CMAKE_CURRENT_LIST_DIR}/simd")
+
+function(ds4_add_simd_kernels target)
+  set(sets "")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+    # Name, type, what the processor must support, flags. Best first.
+    set(avx512_needs avx512f avx512bw avx512dq avx512vl avx512cd avx512bf16 avx512vnni avx512vbmi)
+    list(TRANSFORM avx512_needs PREPEND "-m" OUTPUT_VARIABLE avx512_flags)
+    list(APPEND avx512_flags -mavx2 -mfma -mprefer-vector-width=512)
+    set(avx2_needs avx2 fma)
+    set(avx2_flags -mavx2 -mfma)
+    set(sets avx512:Avx512 avx2:Avx2)
+  endif()
+  list(APPEND sets baseline:Baseline)
+
+  set(DS4_SIMD_DECLARATIONS "")
+  set(DS4_SIMD_CHECKS "")
+  foreach(entry IN LISTS sets)
+    string(REPLACE ":" ";" entry "${entry}")
+    list(GET entry 0 DS4_SIMD_NAME)
+    list(GET entry 1 DS4_SIMD_TYPE)
+    set(source "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/${DS4_SIMD_NAME}.cpp")
+    configure_file("${_ds4_simd_sources}/kernels.cpp.in" "${source}" @ONLY)
+    # GCC 12 takes the undefined operand of some AVX-512 intrinsics for a mistake.
+    set(flags ${${DS4_SIMD_NAME}_flags}
+        $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
+    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${flags}")
+    target_sources(${target} PRIVATE "${source}")
+
+    string(APPEND DS4_SIMD_DECLARATIONS "const Kernels& kernels_of_${DS4_SIMD_NAME}();\n")
+    set(supported "")
+    foreach(need IN LISTS ${DS4_SIMD_NAME}_needs)
+      list(APPEND supported "__builtin_cpu_supports(\"${need}\")")
+    endforeach()
+    list(JOIN supported " && " supported)
+    if(supported)
+      string(APPEND DS4_SIMD_CHECKS "  if (${supported}) ")
+    else()
+      string(APPEND DS4_SIMD_CHECKS "  ")
+    endif()
+    string(APPEND DS4_SIMD_CHECKS "found.push_back(&kernels_of_${DS4_SIMD_NAME}());\n")
+  endforeach()
+  set(dispatch "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/dispatch.cpp")
+  configure_file("${_ds4_simd_sources}/dispatch.cpp.in" "${dispatch}" @ONLY)
+  target_sources(${target} PRIVATE "${dispatch}")
+endfunction()

@@ -1,0 +1,69 @@
+// Models at run time: what the verbs know of a model, and which models are compiled in.
+#pragma once
+
+#include <any>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <ds4/config_values.hpp>
+
+namespace ds4::cli {
+
+/// The decoding state of one sequence of some model: a value, as ds4::State is.
+using AnyState = std::any;
+
+/// Rows of logits [S, V], in memory that this object keeps.
+struct Logits {
+  std::shared_ptr<const void> memory;
+  std::span<const float> values;
+};
+
+/// A ds4::Model whose configuration and backend are known at run time only.
+class AnyModel {
+ public:
+  /// One sequence of a batch: the tokens to take in, and the state they continue.
+  struct Sequence {
+    AnyState* state;
+    std::span<const std::int32_t> ids;
+  };
+  /// Is given the residual streams behind each layer of a pass, [S, hc_mult, hidden_size]. They are
+  /// only valid during the call.
+  using LayerSink = std::function<void(std::size_t layer, std::span<const float> streams)>;
+
+  virtual ~AnyModel() = default;
+
+  /// The configuration as the checkpoint's config.json states it.
+  virtual const ConfigValues& config() const = 0;
+  virtual AnyState new_state() const = 0;
+
+  /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
+  virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids) = 0;
+  Logits decode(AnyState& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+
+  /// One pass; the logits of every token, sequence after sequence. layers may be empty.
+  virtual Logits forward(std::span<const Sequence> batch, const LayerSink& layers) = 0;
+};
+
+/// What a backend is told when it is made.
+struct BackendOptions {
+  std::size_t threads = 1;
+};
+
+/// A model that is compiled into the program, on one backend.
+struct CompiledModel {
+  ConfigValues config;
+  std::string_view backend;
+  std::unique_ptr<AnyModel> (*load)(const std::filesystem::path& dir,
+                                    const BackendOptions& options);
+};
+
+/// All of them. Generated from models.cpp.in.
+const std::vector<CompiledModel>& compiled_models();
+
+}  // namespace ds4::cli

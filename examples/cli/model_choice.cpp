@@ -1,0 +1,115 @@
+#include "cli/model_choice.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/error.hpp>
+
+#include "cli/any_model.hpp"
+#include "cli/options.hpp"
+
+namespace ds4::cli {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> backend_names() {
+  std::vector<std::string> names;
+  for (const CompiledModel& model : compiled_models()) {
+    if (std::ranges::find(names, model.backend) == names.end()) names.emplace_back(model.backend);
+  }
+  return names;
+}
+
+void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model) {
+  const std::vector<std::string> backends = backend_names();
+  std::string available;
+  for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
+  choice.backend = backends.front();
+  choice.threads = std::max(1u, std::thread::hardware_concurrency());
+
+  auto* model =
+      verb.add_option("--model", choice.dir, "Folder of the checkpoint")->check(expect_path());
+  if (needs_model) model->required();
+  verb.add_option("--backend", choice.backend, "How to compute: " + available)
+      ->capture_default_str()
+      ->check([=](const std::string& name) {
+        const bool known = std::ranges::find(backends, name) != backends.end();
+        return known ? "" : "expected one of " + available + ", found " + detail::in_quotes(name);
+      });
+  verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
+      ->capture_default_str()
+      ->check(expect_count(1));
+}
+
+fs::path model_dir(const ModelChoice& choice) {
+  if (!choice.dir.empty()) return choice.dir;
+  std::vector<fs::path> places{DS4_DEFAULT_MODEL_DIR};
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (!error) {  // the build folder has been moved, or copied to another machine
+    places.push_back(program.parent_path() / "models/austen");
+    places.push_back(program.parent_path().parent_path() / "models/austen");
+  }
+  for (const fs::path& place : places) {
+    if (fs::exists(place / "config.json", error)) return place;
+  }
+  throw Error("--model", "expected the folder of a checkpoint, as the default " +
+                             detail::printable_path(places.front()) + " does not exist");
+}
+
+NearestModel nearest_model(const ConfigValues& config, std::string_view backend) {
+  NearestModel nearest{nullptr, {}};
+  for (const CompiledModel& model : compiled_models()) {
+    if (model.backend != backend) continue;
+    auto differences = compare(config, model.config);
+    if (nearest.model == nullptr || differences.size() < nearest.differences.size()) {
+      nearest = {&model, std::move(differences)};
+    }
+  }
+  return nearest;
+}
+
+std::string differences_in_words(const NearestModel& nearest) {
+  constexpr std::size_t kShown = 4;
+  const auto& all = nearest.differences;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(all.size(), kShown); ++i) {
+    text += (i == 0 ? "" : "; ") + all[i].field + ": found " + all[i].found + ", expected " +
+            all[i].expected;
+  }
+  if (all.size() > kShown) text += "; and " + std::to_string(all.size() - kShown) + " more";
+  return text;
+}
+
+std::string command_that_adds(const fs::path& config_file) {
+  const fs::path path = fs::absolute(config_file).lexically_normal();
+  return "cmake -B build -DDS4_MODEL_CONFIGS=\"" + detail::printable_path(path) + "\"";
+}
+
+std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
+  const fs::path dir = model_dir(choice);
+  const fs::path config_file = dir / "config.json";
+  const NearestModel nearest = nearest_model(read_config(config_file), choice.backend);
+  if (!nearest.differences.empty()) {
+    throw Error(detail::printable_path(config_file),
+                "no compiled-in model has this configuration; the nearest, " +
+                    nearest.model->config.name + ", differs in " + differences_in_words(nearest) +
+                    "; to add it: " + command_that_adds(config_file));
+  }
+  return nearest.model->load(dir, {.threads = choice.threads});
+}
+
+}  // namespace ds4::cli

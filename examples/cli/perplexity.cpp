@@ -1,0 +1,123 @@
+// ds4 perplexity: how well a model predicts a text.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/error.hpp>
+#include <ds4/tokenizer.hpp>
+
+#include "cli/any_model.hpp"
+#include "cli/io.hpp"
+#include "cli/model_choice.hpp"
+#include "cli/options.hpp"
+#include "cli/verbs.hpp"
+
+namespace ds4::cli {
+namespace {
+
+/// Tokens per pass: bounds the logits in memory.
+constexpr std::size_t kPassTokens = 512;
+constexpr std::size_t kDefaultContext = 512;
+
+struct PerplexityOptions {
+  ModelChoice model;
+  std::string text_file;
+  std::size_t context = 0;
+};
+
+/// -log softmax(logits)[id].
+double negative_log_likelihood(std::span<const float> logits, std::int32_t id) {
+  const double largest = *std::ranges::max_element(logits);
+  double sum = 0.0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  return largest + std::log(sum) - logits[static_cast<std::size_t>(id)];
+}
+
+/// The sum over the predictions inside one window, read from an empty state.
+double window_sum(AnyModel& model, std::span<const std::int32_t> window) {
+  const std::size_t V = model.config().vocab_size;
+  const std::size_t predictions = window.size() - 1;  // nothing is asked of the last token
+  AnyState state = model.new_state();
+  double sum = 0.0;
+  for (std::size_t begin = 0; begin < predictions; begin += kPassTokens) {
+    const std::size_t count = std::min(kPassTokens, predictions - begin);
+    const AnyModel::Sequence next{&state, window.subspan(begin, count)};
+    const Logits logits = model.forward({&next, 1}, {});
+    for (std::size_t t = 0; t < count; ++t) {
+      sum += negative_log_likelihood(logits.values.subspan(t * V, V), window[begin + t + 1]);
+    }
+  }
+  return sum;
+}
+
+void perplexity(const PerplexityOptions& options) {
+  const std::unique_ptr<AnyModel> model = load_model(options.model);
+  const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
+  const std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.text_file));
+  if (ids.size() < 2) {
+    throw Error(detail::printable_path(options.text_file),
+                "found " + std::to_string(ids.size()) + " tokens, expected at least 2");
+  }
+  const std::size_t V = model->config().vocab_size;
+  if (const auto largest = std::ranges::max(ids); static_cast<std::size_t>(largest) >= V) {
+    throw Error("tokenizer.json", "found id " + std::to_string(largest) + ", expected 0 to " +
+                                      std::to_string(V - 1) + " as config.json says");
+  }
+  const std::size_t most = model->config().max_position_embeddings;
+  const std::size_t context =
+      options.context > 0 ? options.context : std::min(kDefaultContext, most);
+  if (context > most) {
+    throw Error("--context", "found " + std::to_string(context) +
+                                 ", expected at most max_position_embeddings " +
+                                 std::to_string(most));
+  }
+
+  const bool show_progress = error_is_terminal();
+  double sum = 0.0;
+  std::size_t predictions = 0;
+  for (std::size_t begin = 0; begin + 1 < ids.size(); begin += context) {
+    const auto window = std::span(ids).subspan(begin, std::min(context, ids.size() - begin));
+    sum += window_sum(*model, window);
+    predictions += window.size() - 1;
+    if (show_progress) {
+      print_error("\r" + std::to_string(begin + window.size()) + " of " +
+                  std::to_string(ids.size()) + " tokens");
+    }
+  }
+  if (show_progress) print_error("\r\x1b[K");
+
+  const double mean = sum / static_cast<double>(predictions);
+  char text[160];
+  std::snprintf(text, sizeof(text),
+                "predictions: %zu\nnegative log-likelihood per token: %.6f\nperplexity: %.6f\n",
+                predictions, mean, std::exp(mean));
+  print(text);
+}
+
+}  // namespace
+
+void add_perplexity(CLI::App& app) {
+  auto options = std::make_shared<PerplexityOptions>();
+  CLI::App& verb = *app.add_subcommand("perplexity", "Measure how well a model predicts a text");
+  add_model_options(verb, options->model, true);
+  verb.add_option("--text-file", options->text_file, "The text; no begin token is added")
+      ->required()
+      ->check(expect_path());
+  verb.add_option("--context", options->context,
+                  "Tokens per window, each read from an empty state; default: " +
+                      std::to_string(kDefaultContext) + ", or the model's context if smaller")
+      ->check(expect_count(2));
+  verb.callback([options] { perplexity(*options); });
+}
+
+}  // namespace ds4::cli

@@ -1,0 +1,17 @@
+// The verbs: each function adds one to the command line, with its options and what it does.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace ds4::cli {
+
+void add_run(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_perplexity(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_detokenize(CLI::App& app);
+void add_inspect(CLI::App& app);
+
+}  // namespace ds4::cli

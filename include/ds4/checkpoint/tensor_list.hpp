@@ -1,0 +1,125 @@
+// Every tensor of a configuration known at run time: names and shapes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ds4/config.hpp>
+#include <ds4/config_values.hpp>
+
+namespace ds4 {
+
+/// What a tensor is in a checkpoint.
+enum class TensorRole : std::uint8_t {
+  matrix,  ///< may be in any storage
+  vector,  ///< small, float32
+  table,   ///< of the hash router, integers
+};
+
+/// A tensor of a model under the release's name.
+struct TensorInfo {
+  std::string name;
+  std::vector<std::size_t> shape;
+  TensorRole role = TensorRole::matrix;
+};
+
+namespace detail {
+
+/// Adds the tensors of one decoder layer; `prefix` ends in a dot.
+inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
+                       const std::string& prefix, std::size_t ratio, RouterKind router) {
+  const std::size_t D = c.hidden_size;
+  const std::size_t N = c.hc_mult;
+  const std::size_t H = c.num_attention_heads;
+  const std::size_t d = c.head_dim;
+  const std::size_t F = c.moe_intermediate_size;
+  const std::size_t E = c.n_routed_experts;
+  const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t cols) {
+    list.push_back({prefix + name, {rows, cols}, TensorRole::matrix});
+  };
+  const auto vector = [&](const std::string& name, std::vector<std::size_t> shape) {
+    list.push_back({prefix + name, std::move(shape), TensorRole::vector});
+  };
+  const auto compressor = [&](const std::string& name, std::size_t width, std::size_t projected) {
+    matrix(name + "wkv.weight", projected, D);
+    matrix(name + "wgate.weight", projected, D);
+    vector(name + "ape", {ratio, projected});
+    vector(name + "norm.weight", {width});
+  };
+  const auto expert = [&](const std::string& name) {
+    matrix(name + "w1.weight", F, D);
+    matrix(name + "w2.weight", D, F);
+    matrix(name + "w3.weight", F, D);
+  };
+  for (const std::string site : {"hc_attn_", "hc_ffn_"}) {
+    vector(site + "fn", {(2 + N) * N, N * D});
+    vector(site + "base", {(2 + N) * N});
+    vector(site + "scale", {3});
+  }
+  vector("attn_norm.weight", {D});
+  vector("ffn_norm.weight", {D});
+  matrix("attn.wq_a.weight", c.q_lora_rank, D);
+  vector("attn.q_norm.weight", {c.q_lora_rank});
+  matrix("attn.wq_b.weight", H * d, c.q_lora_rank);
+  matrix("attn.wkv.weight", d, D);
+  vector("attn.kv_norm.weight", {d});
+  vector("attn.attn_sink", {H});
+  matrix("attn.wo_a.weight", c.o_groups * c.o_lora_rank, H * d / c.o_groups);
+  matrix("attn.wo_b.weight", D, c.o_groups * c.o_lora_rank);
+  if (ratio != 0 && ratio == c.compress_rates.compressed_sparse_attention) {
+    compressor("attn.compressor.", d, 2 * d);
+    matrix("attn.indexer.wq_b.weight", c.index_n_heads * c.index_head_dim, c.q_lora_rank);
+    matrix("attn.indexer.weights_proj.weight", c.index_n_heads, D);
+    compressor("attn.indexer.compressor.", c.index_head_dim, 2 * c.index_head_dim);
+  } else if (ratio != 0) {
+    compressor("attn.compressor.", d, d);
+  }
+  matrix("ffn.gate.weight", E, D);
+  if (router == RouterKind::hash) {
+    list.push_back({prefix + "ffn.gate.tid2eid",
+                    {c.vocab_size, c.num_experts_per_tok},
+                    TensorRole::table});
+  } else {
+    vector("ffn.gate.bias", {E});
+  }
+  for (std::size_t e = 0; e < E; ++e) expert("ffn.experts." + std::to_string(e) + ".");
+  expert("ffn.shared_experts.");
+}
+
+}  // namespace detail
+
+/// The tensors of a checkpoint of this configuration, in the release's names, without scales; the
+/// multi-token-prediction layer's as well if the configuration has one. Source: model.md 7.
+inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
+  std::vector<TensorInfo> list;
+  const std::size_t D = c.hidden_size;
+  const std::size_t N = c.hc_mult;
+  const auto hyper_head = [&](const std::string& prefix) {
+    list.push_back({prefix + "hc_head_fn", {N, N * D}, TensorRole::vector});
+    list.push_back({prefix + "hc_head_base", {N}, TensorRole::vector});
+    list.push_back({prefix + "hc_head_scale", {1}, TensorRole::vector});
+    list.push_back({prefix + "norm.weight", {D}, TensorRole::vector});
+  };
+  list.push_back({"embed.weight", {c.vocab_size, D}, TensorRole::matrix});
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    detail::list_layer(list, c, "layers." + std::to_string(i) + ".", c.compress_ratios[i],
+                       i < c.num_hash_layers ? RouterKind::hash : RouterKind::learned);
+  }
+  hyper_head("");
+  list.push_back({"head.weight", {c.vocab_size, D}, TensorRole::matrix});
+  for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
+    const std::string prefix = "mtp." + std::to_string(i) + ".";
+    list.push_back({prefix + "e_proj.weight", {D, D}, TensorRole::matrix});
+    list.push_back({prefix + "h_proj.weight", {D, D}, TensorRole::matrix});
+    list.push_back({prefix + "enorm.weight", {D}, TensorRole::vector});
+    list.push_back({prefix + "hnorm.weight", {D}, TensorRole::vector});
+    detail::list_layer(list, c, prefix, 0, RouterKind::learned);
+    hyper_head(prefix);
+  }
+  return list;
+}
+
+}  // namespace ds4

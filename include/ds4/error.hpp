@@ -1,0 +1,19 @@
+// The one exception type of the library and the form of its text.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace ds4 {
+
+/// Every run-time failure of the library: a bad file, configuration or input.
+/// what() is one line, "ds4: <where>: <what, expected, found>": where names the file, tensor or
+/// argument. Shape mistakes in a program do not get here, they fail to compile.
+class Error : public std::runtime_error {
+ public:
+  Error(std::string_view where, std::string_view what)
+      : std::runtime_error("ds4: " + std::string(where) + ": " + std::string(what)) {}
+};
+
+}  // namespace ds4

@@ -1,0 +1,94 @@
+// Reference kernels: manifold-constrained hyper-connections (mHC).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+namespace ds4::reference {
+
+template <class T>
+T sigmoid(T x) {
+  return T(1) / (T(1) + std::exp(-x));
+}
+
+/// comb [N, N] from logits to (nearly) doubly stochastic, in place: softmax over rows plus eps, a
+/// division by column sums, then iters - 1 times rows and columns. It ends on columns, so columns
+/// sum to 1 and rows only nearly. Source: model.md 3.
+template <class T>
+void sinkhorn(T* comb, std::size_t N, std::size_t iters, T eps) {
+  for (std::size_t j = 0; j < N; ++j) {
+    T* row = comb + j * N;
+    const T top = *std::max_element(row, row + N);
+    T sum = 0;
+    for (std::size_t n = 0; n < N; ++n) sum += row[n] = std::exp(row[n] - top);
+    for (std::size_t n = 0; n < N; ++n) row[n] = row[n] / sum + eps;
+  }
+  const auto normalise = [&](std::size_t step, std::size_t along) {
+    for (std::size_t a = 0; a < N; ++a) {
+      T sum = eps;
+      for (std::size_t b = 0; b < N; ++b) sum += comb[a * step + b * along];
+      for (std::size_t b = 0; b < N; ++b) comb[a * step + b * along] /= sum;
+    }
+  };
+  normalise(1, N);  // columns
+  for (std::size_t i = 1; i < iters; ++i) {
+    normalise(N, 1);  // rows
+    normalise(1, N);  // columns
+  }
+}
+
+/// Splits u [S, (2+N)N] into the weights of one site: pre [S, N], post [S, N], comb [S, N, N].
+template <class T>
+void hyper_connection_weights(T* pre, T* post, T* comb, const T* u, const T* base, const T* scale,
+                              std::size_t S, std::size_t N, std::size_t iters, T eps) {
+  for (std::size_t s = 0; s < S; ++s, u += (2 + N) * N) {
+    for (std::size_t n = 0; n < N; ++n) {
+      pre[s * N + n] = sigmoid(u[n] * scale[0] + base[n]) + eps;
+      post[s * N + n] = T(2) * sigmoid(u[N + n] * scale[1] + base[N + n]);
+    }
+    T* matrix = comb + s * N * N;
+    for (std::size_t i = 0; i < N * N; ++i) matrix[i] = u[2 * N + i] * scale[2] + base[2 * N + i];
+    sinkhorn(matrix, N, iters, eps);
+  }
+}
+
+/// pre [S, N] of the final collapse, hc_head: sigmoid(u * scale + base) + eps.
+template <class T>
+void hyper_head_weights(T* pre, const T* u, const T* base, const T* scale, std::size_t S,
+                        std::size_t N, T eps) {
+  for (std::size_t i = 0; i < S * N; ++i) {
+    pre[i] = sigmoid(u[i] * scale[0] + base[i % N]) + eps;
+  }
+}
+
+/// c[s, :] = sum_n pre[s, n] * X[s, n, :].
+template <class T>
+void collapse_streams(T* c, const T* X, const T* pre, std::size_t S, std::size_t N, std::size_t D) {
+  for (std::size_t s = 0; s < S; ++s) {
+    for (std::size_t i = 0; i < D; ++i) {
+      T sum = 0;
+      for (std::size_t n = 0; n < N; ++n) sum += pre[s * N + n] * X[(s * N + n) * D + i];
+      c[s * D + i] = sum;
+    }
+  }
+}
+
+/// X[s, n, :] <- post[s, n] * y[s, :] + sum_j comb[s, j, n] * X[s, j, :], in place: comb is read
+/// transposed. old is scratch for the N values of one channel. Source: model.md 2.
+template <class T>
+void mix_streams(T* X, const T* post, const T* comb, const T* y, T* old, std::size_t S,
+                 std::size_t N, std::size_t D) {
+  for (std::size_t s = 0; s < S; ++s) {
+    for (std::size_t i = 0; i < D; ++i) {
+      for (std::size_t j = 0; j < N; ++j) old[j] = X[(s * N + j) * D + i];
+      for (std::size_t n = 0; n < N; ++n) {
+        T sum = post[s * N + n] * y[s * D + i];
+        for (std::size_t j = 0; j < N; ++j) sum += comb[(s * N + j) * N + n] * old[j];
+        X[(s * N + n) * D + i] = sum;
+      }
+    }
+  }
+}
+
+}  // namespace ds4::reference

@@ -1,0 +1,46 @@
+// Reference kernel: y = W x for stored matrices, dense and block-diagonal.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include <Eigen/Core>
+
+#include <ds4/weights.hpp>
+
+namespace ds4::reference {
+
+/// y[s, o] = sum_i w[row0 + o, i] * x[s, i] for o < outs; rows of x and y are x_stride and y_stride
+/// apart. Weights are decoded a panel of rows at a time, and each token is one matrix-vector
+/// product: its result does not depend on how many tokens came with it.
+template <class T>
+void linear(T* y, std::size_t y_stride, const T* x, std::size_t x_stride, std::size_t S,
+            const StoredMatrix& w, std::size_t row0, std::size_t outs) {
+  using Panel = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Vector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+  constexpr std::size_t kPanelRows = 64;
+  const auto index = [](std::size_t n) { return static_cast<Eigen::Index>(n); };
+
+  Panel panel(index(std::min(kPanelRows, outs)), index(w.cols));
+  for (std::size_t o = 0; o < outs; o += kPanelRows) {
+    const std::size_t rows = std::min(kPanelRows, outs - o);
+    for (std::size_t i = 0; i < rows; ++i) w.decode_row(row0 + o + i, panel.row(index(i)).data());
+    for (std::size_t s = 0; s < S; ++s) {
+      Eigen::Map<const Vector> in(x + s * x_stride, index(w.cols));
+      Eigen::Map<Vector>(y + s * y_stride + o, index(rows)).noalias() =
+          panel.topRows(index(rows)) * in;
+    }
+  }
+}
+
+/// Block-diagonal product: group g of G reads x[s, g, :] [w.cols] and rows g*outs .. of w, and
+/// writes y[s, g, :] [outs]. Source: model.md 5, wo_a.
+template <class T>
+void grouped_linear(T* y, const T* x, std::size_t S, const StoredMatrix& w, std::size_t G) {
+  const std::size_t outs = w.rows / G;
+  for (std::size_t g = 0; g < G; ++g) {
+    linear(y + g * outs, G * outs, x + g * w.cols, G * w.cols, S, w, g * outs, outs);
+  }
+}
+
+}  // namespace ds4::reference

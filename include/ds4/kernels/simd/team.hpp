@@ -1,0 +1,179 @@
+// Threads that run a pass together, and the scratch memory that they share.
+#pragma once
+
+#include <atomic>
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace ds4::simd {
+
+/// Where the lanes of a team meet. Waiting spins for a while, then yields: with a core per lane a
+/// wait costs a fraction of a microsecond, and more lanes than cores still make progress.
+class Barrier {
+ public:
+  /// Before lanes meet: how many there are.
+  void reset(std::size_t lanes) { lanes_ = lanes; }
+
+  void wait() {
+    const std::size_t round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == lanes_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (std::size_t spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+      if (spins < kSpins) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t kSpins = 2000;
+  alignas(64) std::atomic<std::size_t> arrived_{0};
+  alignas(64) std::atomic<std::size_t> round_{0};
+  std::size_t lanes_ = 1;
+};
+
+/// Stack-like scratch memory that is kept from pass to pass. Every lane moves a cursor of its own
+/// over the same blocks; lanes that ask for the same sizes in the same order get the same memory.
+class Arena {
+  static constexpr std::size_t kMaxBlocks = 48;
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  struct Block {
+    std::unique_ptr<std::byte, Free> memory;
+    std::size_t size = 0;
+  };
+
+ public:
+  /// One lane's place.
+  class Cursor {
+   public:
+    explicit Cursor(Arena& arena) : arena_(&arena) {}
+
+    /// `bytes` of memory, 64-byte aligned, not initialised.
+    std::byte* allocate(std::size_t bytes) {
+      bytes = (bytes + 63) / 64 * 64;
+      while (offset_ + bytes > size_) {
+        const Block& next = arena_->block(next_, bytes);
+        base_ = next.memory.get();
+        size_ = next.size;
+        offset_ = 0;
+        ++next_;
+      }
+      std::byte* result = base_ + offset_;
+      offset_ += bytes;
+      return result;
+    }
+
+   private:
+    Arena* arena_;
+    std::byte* base_ = nullptr;
+    std::size_t size_ = 0;
+    std::size_t offset_ = 0;
+    std::size_t next_ = 0;
+  };
+
+  /// Between passes: what the last pass took in pieces becomes one block, so that a steady state
+  /// allocates nothing.
+  void settle() {
+    std::size_t total = 0;
+    for (const Block& block : blocks_) total += block.size;
+    if (total == blocks_[0].size) return;
+    for (Block& block : blocks_) block = {};
+    blocks_[0] = make(total);
+  }
+
+  /// Bytes held.
+  std::size_t bytes() const {
+    std::size_t total = 0;
+    for (const Block& block : blocks_) total += block.size;
+    return total;
+  }
+
+ private:
+  static Block make(std::size_t size) {
+    return {std::unique_ptr<std::byte, Free>(
+                static_cast<std::byte*>(::operator new(size, std::align_val_t{64}))),
+            size};
+  }
+
+  // The block with this index, of at least `bytes`: whichever lane comes first makes it.
+  const Block& block(std::size_t index, std::size_t bytes) {
+    const std::scoped_lock lock(mutex_);
+    if (index >= kMaxBlocks) throw std::bad_alloc();
+    if (blocks_[index].size < bytes) {
+      const std::size_t grown = index == 0 ? kFirstBlock : 2 * blocks_[index - 1].size;
+      blocks_[index] = make(bytes > grown ? bytes : grown);
+    }
+    return blocks_[index];
+  }
+
+  static constexpr std::size_t kFirstBlock = 1 << 18;
+  std::array<Block, kMaxBlocks> blocks_;
+  std::mutex mutex_;
+};
+
+/// The threads of a backend and their memory; shared by the backend's lanes.
+class Team {
+ public:
+  /// 0 threads: one per processor that the process may use.
+  explicit Team(std::size_t threads) : threads_(threads == 0 ? processors() : threads) {
+    private_ = std::make_unique<Arena[]>(threads_);
+  }
+
+  std::size_t threads() const { return threads_; }
+  Barrier& barrier() { return barrier_; }
+  Arena& shared() { return shared_; }
+  Arena& own(std::size_t lane) { return private_[lane]; }
+
+  /// Calls f(lane, lanes) on every thread.
+  template <class F>
+  void run(F&& f) {
+    shared_.settle();
+    for (std::size_t lane = 0; lane < threads_; ++lane) private_[lane].settle();
+#ifdef _OPENMP
+    if (threads_ > 1) {
+#pragma omp parallel num_threads(static_cast<int>(threads_))
+      {
+        const auto lanes = static_cast<std::size_t>(omp_get_num_threads());
+#pragma omp single
+        barrier_.reset(lanes);
+        f(static_cast<std::size_t>(omp_get_thread_num()), lanes);
+      }
+      return;
+    }
+#endif
+    f(std::size_t{0}, std::size_t{1});
+  }
+
+ private:
+  static std::size_t processors() {
+#ifdef _OPENMP
+    return static_cast<std::size_t>(omp_get_num_procs());
+#else
+    return 1;
+#endif
+  }
+
+  std::size_t threads_;
+  Barrier barrier_;
+  Arena shared_;
+  std::unique_ptr<Arena[]> private_;
+};
+
+}  // namespace ds4::simd

@@ -1,0 +1,118 @@
+// The typed sequence of layers: a prefix, then the repeated (HCA, CSA) pair, then the rest.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <ds4/config.hpp>
+
+namespace ds4 {
+
+/// How a configuration's layers fall into prefix, repeated pairs and suffix: the pairs are the
+/// longest run of learned-routed (HCA, CSA) neighbours. Flash: 3 + 2 * 20 + 0; Pro: 3 + 2 * 29 + 0.
+struct Schedule {
+  std::size_t prefix;
+  std::size_t pairs;
+  std::size_t suffix;
+  friend constexpr bool operator==(const Schedule&, const Schedule&) = default;
+};
+
+/// The schedule of C; a configuration without such a pair is all prefix.
+template <ModelConfig C>
+consteval Schedule schedule() {
+  static_assert(checked_config<C>());
+  constexpr std::size_t L = C::num_hidden_layers;
+  const auto is = [](std::size_t layer, AttentionKind kind) {
+    return attention_kind<C>(C::compress_ratios[layer]) == kind &&
+           router_kind<C>(layer) == RouterKind::learned;
+  };
+  Schedule best{L, 0, 0};
+  for (std::size_t first = 0; first < L; ++first) {
+    std::size_t pairs = 0;
+    while (first + 2 * pairs + 1 < L && is(first + 2 * pairs, AttentionKind::hca) &&
+           is(first + 2 * pairs + 1, AttentionKind::csa)) {
+      ++pairs;
+    }
+    if (pairs > best.pairs) best = {first, pairs, L - first - 2 * pairs};
+  }
+  return best;
+}
+
+/// One value per layer of C, of type Of::element<Ratio, Router>: the layers themselves, or what a
+/// sequence keeps for each. The prefix and the suffix are tuples, one type per layer; the pairs are
+/// two types for all of them, looped over at run time.
+template <ModelConfig C, class Of>
+class LayerSequence {
+  template <std::size_t Layer>
+  using At = typename Of::template element<C::compress_ratios[Layer], router_kind<C>(Layer)>;
+  template <std::size_t First, std::size_t... I>
+  static std::tuple<At<First + I>...> slice(std::index_sequence<I...>);
+
+ public:
+  static constexpr Schedule kSchedule = schedule<C>();
+
+  /// The repeated pair.
+  struct Pair {
+    typename Of::template element<C::compress_rates.heavily_compressed_attention,
+                                  RouterKind::learned>
+        hca;
+    typename Of::template element<C::compress_rates.compressed_sparse_attention,
+                                  RouterKind::learned>
+        csa;
+  };
+
+  decltype(slice<0>(std::make_index_sequence<kSchedule.prefix>())) prefix;
+  std::vector<Pair> pairs = std::vector<Pair>(kSchedule.pairs);
+  decltype(slice<C::num_hidden_layers - kSchedule.suffix>(
+      std::make_index_sequence<kSchedule.suffix>())) suffix;
+
+  /// Calls f(layer number, layer) in order.
+  template <class F>
+  void for_each(F&& f) {
+    walk([&](std::size_t layer, auto member) { f(layer, member(*this)); });
+  }
+
+  /// Calls f(layer number, layer, its counterparts) in order, where the counterparts are pointers
+  /// to the same layer's elements in `others`, e.g. one state per sequence. They lie in scratch
+  /// memory of the backend.
+  template <class B, class Other, class F>
+  void for_each_with(B& backend, std::span<Other* const> others, F&& f) const {
+    walk([&](std::size_t layer, auto member) {
+      using Element = std::remove_reference_t<decltype(member(*others[0]))>;
+      auto scratch = backend.scratch();
+      auto counterparts = scratch.template array<Element*>(others.size());
+      for (std::size_t i = 0; i < others.size(); ++i) counterparts[i] = &member(*others[i]);
+      f(layer, member(*this), std::span<Element* const>(counterparts));
+    });
+  }
+
+ private:
+  // Visits each layer number with a function that picks that layer's element from any sequence.
+  template <class F>
+  static void walk(F&& f) {
+    const auto tuple_part = [&]<std::size_t... I>([[maybe_unused]] std::size_t first,
+                                                  [[maybe_unused]] auto part,
+                                                  std::index_sequence<I...>) {
+      (f(first + I, [&](auto& sequence) -> auto& { return std::get<I>(part(sequence)); }), ...);
+    };
+    tuple_part(
+        0, [](auto& sequence) -> auto& { return sequence.prefix; },
+        std::make_index_sequence<kSchedule.prefix>());
+    for (std::size_t p = 0; p < kSchedule.pairs; ++p) {
+      const std::size_t layer = kSchedule.prefix + 2 * p;
+      f(layer, [p](auto& sequence) -> auto& { return sequence.pairs[p].hca; });
+      f(layer + 1, [p](auto& sequence) -> auto& { return sequence.pairs[p].csa; });
+    }
+    tuple_part(
+        kSchedule.prefix + 2 * kSchedule.pairs,
+        [](auto& sequence) -> auto& { return sequence.suffix; },
+        std::make_index_sequence<kSchedule.suffix>());
+  }
+};
+
+}  // namespace ds4

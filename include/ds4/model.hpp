@@ -1,0 +1,259 @@
+// The model: embedding, the typed sequence of layers, head; prefill and decode.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/checkpoint/load.hpp>
+#include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/config.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/error.hpp>
+#include <ds4/hyper_connection.hpp>
+#include <ds4/kernels/reference.hpp>
+#include <ds4/layer_sequence.hpp>
+#include <ds4/mtp.hpp>
+#include <ds4/pass.hpp>
+#include <ds4/rotary.hpp>
+#include <ds4/sampler.hpp>
+#include <ds4/state.hpp>
+
+namespace ds4 {
+
+/// Which of a pass's tokens get logits.
+enum class LogitsOf : std::uint8_t { all, last };
+
+/// A DeepSeek-V4 model of configuration C on backend B. Weights are shared between copies; scratch
+/// memory is not, so each thread may run its own copy. Source: model.md 2.
+template <ModelConfig C, Backend B = Reference<float>>
+class Model {
+ public:
+  using Config = C;
+  using Scalar = typename B::Scalar;
+  using State = ds4::State<C, B>;
+  static constexpr std::size_t V = C::vocab_size;
+  using Logits = Tensor<Scalar, V>;
+  using LogitsRows = Rows<Scalar, V>;
+
+  /// One sequence of a batch: the tokens to take in, and the state they continue.
+  struct Sequence {
+    State* state;
+    std::span<const std::int32_t> ids;
+  };
+
+  /// Loads a checkpoint folder: config.json, and model.safetensors or its shards, which stay mapped
+  /// while the model or a copy lives. Throws ds4::Error if the configuration is not C's, field by
+  /// field, or a tensor is missing, surplus, misshapen or of an unknown storage.
+  static Model load(const std::filesystem::path& dir, B backend = {});
+
+  /// The state of an empty sequence.
+  State new_state() const { return {}; }
+
+  /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
+  /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
+  /// state is then as before.
+  Logits prefill(State& state, std::span<const std::int32_t> ids);
+
+  /// Takes in one token and returns its logits [V]. Throws as prefill does.
+  Logits decode(State& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+
+  /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.
+  LogitsRows forward(State& state, std::span<const std::int32_t> ids,
+                     StageObserver<Scalar>* observer = nullptr) {
+    const Sequence sequence{&state, ids};
+    return forward({&sequence, 1}, LogitsOf::all, observer);
+  }
+
+  /// One pass over several sequences with states of their own. Returns the logits of all tokens,
+  /// sequence after sequence, or of each sequence's last token. The observer, if any, sees every
+  /// stage. Throws as prefill does.
+  LogitsRows forward(std::span<const Sequence> batch, LogitsOf which,
+                     StageObserver<Scalar>* observer = nullptr);
+
+  /// Whether the checkpoint has a multi-token-prediction layer.
+  bool has_mtp() const { return weights_->mtp.has_value(); }
+
+  /// The configuration as the checkpoint's config.json states it.
+  const ConfigValues& config() const { return weights_->config; }
+
+ private:
+  static constexpr std::size_t N = C::hc_mult;
+  static constexpr std::size_t D = C::hidden_size;
+  static constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
+  /// Tokens per pass of a long prompt: bounds the activations in memory.
+  static constexpr std::size_t kPrefillChunk = 256;
+
+  struct LayerWeights {
+    template <std::size_t Ratio, RouterKind Router>
+    using element = DecoderLayer<C, Ratio, Router, B>;
+  };
+
+  struct Weights {
+    typename B::template Matrix<V, D> embed;
+    LayerSequence<C, LayerWeights> layers;
+    HyperHead<C, B> hc_head;
+    typename B::template Parameter<D> norm;
+    typename B::template Matrix<V, D> head;
+    std::optional<MtpLayer<C, B>> mtp;
+    ConfigValues config;
+    std::optional<Checkpoint> checkpoint;  // keeps the files mapped
+
+    template <class Visitor>
+    void visit(Visitor&& visitor) {
+      visitor("embed.weight", embed);
+      layers.for_each([&](std::size_t i, auto& layer) {
+        visitor.group("layers." + std::to_string(i) + ".", layer);
+      });
+      visitor.group("hc_head_", hc_head);
+      visitor("norm.weight", norm);
+      visitor("head.weight", head);
+      if (mtp) visitor.group("mtp.0.", *mtp);
+    }
+  };
+
+  Model(B backend, std::shared_ptr<const Weights> weights)
+      : backend_(std::move(backend)), weights_(std::move(weights)) {}
+
+  static void check_input(const State& state, std::span<const std::int32_t> ids);
+
+  /// The pass itself, run by every lane of the backend: token ids in, logits out for the rows
+  /// `wanted`.
+  void run_pass(B& backend, std::span<const std::int32_t> ids,
+                std::span<const std::size_t> positions, std::span<const Segment> segments,
+                std::span<typename State::Layers* const> states,
+                std::span<const std::size_t> wanted, RowsView<Scalar, V> logits,
+                StageObserver<Scalar>* observer) const;
+
+  B backend_;
+  std::shared_ptr<const Weights> weights_;
+};
+
+template <ModelConfig C, Backend B>
+Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
+  auto weights = std::make_shared<Weights>();
+  const std::filesystem::path config_file = dir / "config.json";
+  weights->config = read_config(config_file);
+  detail::Problems problems;
+  for (const FieldDifference& field : compare(weights->config, config_values<C>())) {
+    problems.add(field.field + ": found " + field.found + ", expected " + field.expected);
+  }
+  problems.throw_if_any(detail::printable_path(config_file));
+
+  weights->checkpoint = Checkpoint::open(dir);
+  WeightLoader<B> loader(*weights->checkpoint, backend);
+  const bool has_extra_layer = std::ranges::any_of(
+      weights->checkpoint->tensors(),
+      [](const StoredTensor& tensor) { return tensor.name.starts_with("mtp.0."); });
+  if (weights->config.has_dspark) {
+    loader.set_aside("mtp.");
+  } else if (C::num_nextn_predict_layers > 0 && has_extra_layer) {
+    weights->mtp.emplace();
+  }
+  weights->visit(loader);
+  loader.finish();
+  return Model(std::move(backend), std::move(weights));
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) {
+  if (ids.empty()) throw Error("tokens", "found none, expected at least one");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || static_cast<std::size_t>(ids[i]) >= V) {
+      throw Error("token " + std::to_string(i), "found id " + std::to_string(ids[i]) +
+                                                    ", expected 0 to " + std::to_string(V - 1));
+    }
+  }
+  if (ids.size() > C::max_position_embeddings - state.position) {
+    throw Error("context", "found " + std::to_string(state.position + ids.size()) +
+                               " tokens, expected at most max_position_embeddings " +
+                               std::to_string(C::max_position_embeddings));
+  }
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids) -> Logits {
+  check_input(state, ids);
+  Logits last;
+  while (!ids.empty()) {
+    const Sequence chunk{&state, ids.first(std::min(ids.size(), kPrefillChunk))};
+    const auto logits = forward({&chunk, 1}, LogitsOf::last);
+    std::ranges::copy(logits.flat(), last.data());
+    ids = ids.subspan(chunk.ids.size());
+  }
+  return last;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
+                          StageObserver<Scalar>* observer) -> LogitsRows {
+  for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
+  std::vector<std::int32_t> ids;
+  std::vector<std::size_t> positions;
+  std::vector<std::size_t> wanted;  // rows that get logits
+  std::vector<Segment> segments;
+  std::vector<typename State::Layers*> states;
+  for (const Sequence& sequence : batch) {
+    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position});
+    states.push_back(&sequence.state->layers);
+    for (const std::int32_t id : sequence.ids) {
+      if (which == LogitsOf::all) wanted.push_back(ids.size());
+      ids.push_back(id);
+      positions.push_back(sequence.state->position + ids.size() - 1 - segments.back().first);
+    }
+    if (which == LogitsOf::last) wanted.push_back(ids.size() - 1);
+  }
+  LogitsRows logits(wanted.size());
+  backend_.run(
+      [&](B& lane) { run_pass(lane, ids, positions, segments, states, wanted, logits, observer); });
+  for (const Sequence& sequence : batch) sequence.state->position += sequence.ids.size();
+  return logits;
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> ids,
+                           std::span<const std::size_t> positions,
+                           std::span<const Segment> segments,
+                           std::span<typename State::Layers* const> states,
+                           std::span<const std::size_t> wanted, RowsView<Scalar, V> logits,
+                           StageObserver<Scalar>* observer) const {
+  const std::size_t S = ids.size();
+  const Weights& w = *weights_;
+  auto scratch = backend.scratch();
+  const auto table = [&](AttentionKind kind) {
+    RotaryTable<Scalar, kPairs> rotary{scratch.template rows<kPairs>(S),
+                                       scratch.template rows<kPairs>(S)};
+    ops::rotary_table(backend, rotary, positions, rotary_frequencies<C>(kind));
+    return rotary;
+  };
+  Pass<C, B> pass{backend, ids, segments, table(AttentionKind::sliding), table(AttentionKind::csa),
+                  observer};
+
+  auto X = scratch.template rows<N, D>(S);  // the residual streams
+  ops::embed(backend, X, ids, w.embed);
+  w.layers.for_each_with(backend, states,
+                         [&](std::size_t number, const auto& layer, auto layer_states) {
+                           pass.layer = number;
+                           layer.forward(pass, X, layer_states);
+                         });
+
+  auto last = scratch.template rows<N, D>(wanted.size());
+  auto y = scratch.template rows<D>(wanted.size());
+  ops::take_rows(backend, last, X, wanted);
+  w.hc_head.read(backend, y, last);
+  pass.observe("hc_head", y);
+  ops::rms_norm(backend, y, y, w.norm, C::rms_norm_eps);
+  pass.observe("final_norm", y);
+  ops::linear(backend, logits, y, w.head);
+}
+
+}  // namespace ds4

@@ -1,0 +1,52 @@
+// One forward pass: what every layer needs to know about the tokens it is given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+#include <ds4/config.hpp>
+#include <ds4/kernels/ops.hpp>
+#include <ds4/observer.hpp>
+#include <ds4/tensor.hpp>
+
+namespace ds4 {
+
+/// The tokens of one pass, S rows from one or more sequences, and the tables they share.
+template <ModelConfig C, Backend B>
+struct Pass {
+  using Scalar = typename B::Scalar;
+  using Rotary = RotaryTable<Scalar, C::qk_rope_head_dim / 2>;
+
+  B& backend;
+  std::span<const std::int32_t> ids;  ///< [S]
+  std::span<const Segment> segments;  ///< cover the S rows in order
+  Rotary main;                        ///< rope_theta, for sliding layers
+  Rotary compress;                    ///< compress_rope_theta with YaRN, for CSA and HCA layers
+  StageObserver<Scalar>* observer = nullptr;
+  std::size_t layer = 0;  ///< the running layer's number
+
+  std::size_t rows() const { return ids.size(); }
+
+  const Rotary& rotary(AttentionKind kind) const {
+    return kind == AttentionKind::sliding ? main : compress;
+  }
+
+  /// Shows a stage's result to the observer, if there is one.
+  template <class T, std::size_t... E>
+  void observe(std::string_view stage, RowsView<T, E...> view) const {
+    if (observer == nullptr) return;
+    if (backend.is_leader()) {
+      if constexpr (std::is_same_v<std::remove_const_t<T>, std::int32_t>) {
+        observer->indices(layer, stage, view.flat());
+      } else {
+        observer->values(layer, stage, view.flat());
+      }
+    }
+    backend.wait_for_all();
+  }
+};
+
+}  // namespace ds4

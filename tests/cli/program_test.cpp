@@ -1,0 +1,496 @@
+// Tests of the ds4 program as scripts use it: exit codes, texts and files. DS4_PROGRAM is the path
+// of a build that also has the model tests/data/tiny-flash; without it there is nothing to test.
+#ifdef DS4_PROGRAM
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <numeric>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <support/compare.hpp>
+#include <support/golden.hpp>
+
+namespace {
+
+namespace fs = std::filesystem;
+using Ids = std::vector<std::int32_t>;
+using Json = nlohmann::json;
+
+const std::string kAusten = DS4_MODELS "/austen";
+const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
+
+/// Of a standard deviation of about 1.5; the library's own tests are stricter.
+constexpr double kTolerance = 1.5e-4;
+
+std::string read(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// A folder that goes away with its content.
+class TempDir {
+ public:
+  TempDir() {
+    static std::atomic<int> count = 0;
+    path_ = fs::temp_directory_path() /
+            ("ds4_program_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
+    fs::create_directories(path_);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  ~TempDir() { fs::remove_all(path_); }
+
+  std::string operator/(std::string_view name) const { return path_ / name; }
+  std::string write(std::string_view name, std::string_view content) const {
+    std::ofstream(path_ / name, std::ios::binary) << content;
+    return path_ / name;
+  }
+  bool is_empty() const { return fs::is_empty(path_); }
+
+ private:
+  fs::path path_;
+};
+
+struct Result {
+  int code;
+  std::string out;
+  std::string err;
+};
+
+/// Runs a shell command line in which $ds4 is the program.
+Result shell(const std::string& command, std::string_view input = "") {
+  const TempDir dir;
+  const std::string script = dir.write("script", "ds4='" DS4_PROGRAM "'\n" + command + "\n");
+  const int status = std::system(("sh '" + script + "' <'" + dir.write("in", input) + "' >'" +
+                                  dir / "out" + "' 2>'" + dir / "err" + "'")
+                                     .c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(dir / "out"), read(dir / "err")};
+}
+
+/// Runs the program with these arguments, as they are.
+Result ds4_program(const std::vector<std::string>& arguments, std::string_view input = "") {
+  std::string command = "\"$ds4\"";
+  for (std::string argument : arguments) {
+    for (std::size_t at = 0; (at = argument.find('\'', at)) != std::string::npos; at += 4) {
+      argument.replace(at, 1, "'\\''");
+    }
+    command += " '" + argument + "'";
+  }
+  return shell(command, input);
+}
+
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+void check_fails(const Result& result, int code, std::string_view part) {
+  INFO(result.err);
+  CHECK(result.code == code);
+  CHECK(result.out.empty());
+  CHECK(result.err.starts_with("ds4: "));
+  CHECK(contains(result.err, part));
+  CHECK(std::ranges::count(result.err, '\n') == 1);
+  if (code == 2) CHECK(contains(result.err, "--help"));
+}
+
+/// The input of the golden logits: one sequence of 300 tokens, two of 150.
+Json golden_sequences(const ds4::test::Golden& golden) {
+  const Ids first = golden.indices("input_ids");
+  const Ids batch = golden.indices("batch_input_ids");
+  return {first, Ids(batch.begin(), batch.begin() + 150), Ids(batch.begin() + 150, batch.end())};
+}
+
+void check_golden_logits(const ds4::test::Golden& golden, const std::string& file) {
+  const ds4::test::Golden got(file);
+  const auto batch = golden.values("batch_logits");
+  using ds4::test::check_close;
+  check_close("logits.0", got.values("logits.0"), golden.values("logits"), kTolerance);
+  check_close("logits.1", got.values("logits.1"), batch.first(batch.size() / 2), kTolerance);
+  check_close("logits.2", got.values("logits.2"), batch.last(batch.size() / 2), kTolerance);
+  CHECK(got.tensor("logits.0").shape == std::vector<std::size_t>{300, 256});
+  CHECK(got.tensor("logits.2").shape == std::vector<std::size_t>{150, 256});
+}
+
+TEST_CASE("program: run continues a prompt") {
+  const TempDir dir;
+  const std::string prompt = "It is a truth universally acknowledged";
+  const Result greedy =
+      ds4_program({"run", "--prompt", prompt, "--temperature", "0", "--max-tokens", "12"});
+  CHECK(greedy.code == 0);
+  CHECK(greedy.out == ", and I am sure I should not have been able to");
+  CHECK(greedy.err.starts_with("prompt: 12 tokens, "));
+  CHECK(contains(greedy.err, "generation: 12 tokens, "));
+  CHECK(greedy.err.ends_with(" tokens/s\n"));
+  CHECK(std::ranges::count(greedy.err, '\n') == 1);
+
+  const auto same_text = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> arguments{"run", "--temperature", "0", "--max-tokens", "12"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    CHECK(ds4_program(arguments).out == greedy.out);
+  };
+  same_text({"--prompt-file", dir.write("prompt", prompt)});
+  same_text({"--prompt", "<｜begin▁of▁sentence｜>" + prompt});  // the token is there already
+  same_text({"--prompt", prompt, "--model", kAusten, "--backend", "reference", "--threads", "3"});
+
+  const Result none = ds4_program({"run", "--prompt", prompt, "--max-tokens", "0"});
+  CHECK(none.code == 0);
+  CHECK(none.out.empty());
+  CHECK(!ds4_program({"run", "--max-tokens", "5"}).out.empty());  // begins by itself
+  // Values that look like options or lists are texts all the same.
+  for (const char* text : {"-x", "--seed", "[a]", "{}", ""}) {
+    CHECK(ds4_program({"run", "--prompt", text, "--max-tokens", "1"}).code == 0);
+  }
+}
+
+TEST_CASE("program: run draws the same text for the same seed") {
+  const auto text = [](const std::string& seed) {
+    const Result result =
+        ds4_program({"run", "--prompt", "She", "--max-tokens", "20", "--seed", seed});
+    CHECK(result.code == 0);
+    CHECK(result.err.ends_with("; seed " + seed + "\n"));
+    return result.out;
+  };
+  const std::string first = text("7");
+  CHECK(first == text("7"));
+  CHECK(first != text("18446744073709551615"));
+  CHECK(contains(ds4_program({"run", "--max-tokens", "1"}).err, "; seed "));
+  CHECK(ds4_program({"run", "--prompt", "She", "--max-tokens", "20", "--top-k", "1"}).out ==
+        ds4_program({"run", "--prompt", "She", "--max-tokens", "20", "--temperature", "0"}).out);
+}
+
+TEST_CASE("program: run ends quietly when nobody reads, and on an interrupt") {
+  const TempDir dir;
+  const std::string code = dir / "code";
+  const Result closed =
+      shell("{ \"$ds4\" run --max-tokens 2000; echo $? >'" + code + "'; } | head -c 5");
+  CHECK(closed.out.size() == 5);
+  CHECK(closed.err.empty());
+  CHECK(read(code) == "1\n");
+
+  const std::string out = dir / "out";
+  const Result interrupted =
+      shell("\"$ds4\" run --max-tokens 15000 >'" + out + "' & while [ ! -s '" + out +
+            "' ]; do sleep 0.05; done; kill -INT $!; wait $!");
+  CHECK(interrupted.code == 1);
+  CHECK(contains(interrupted.err, "; interrupted\n"));
+
+  if (fs::exists("/dev/full")) {
+    check_fails(shell("\"$ds4\" run >/dev/full"), 1, "standard output: cannot write: ");
+  }
+}
+
+TEST_CASE("program: logits are the golden ones") {
+  const TempDir dir;
+  const ds4::test::Golden golden(kTinyFlash + "/golden.safetensors");
+  const std::string tokens = dir.write("tokens.json", golden_sequences(golden).dump());
+  const std::string out = dir / "out.safetensors";
+  for (const std::string chunks : {"", "300", "5,64,1", "7"}) {
+    CAPTURE(chunks);
+    std::vector<std::string> arguments{"logits", "--model", kTinyFlash, "--tokens",
+                                       tokens,   "--out",   out};
+    if (!chunks.empty()) arguments.insert(arguments.end(), {"--chunks", chunks});
+    const Result result = ds4_program(arguments);
+    CHECK(result.code == 0);
+    CHECK(result.out.empty());
+    CHECK(result.err.empty());
+    check_golden_logits(golden, out);
+    CHECK(!ds4::test::Golden(out).has("layers.0.0"));
+  }
+}
+
+TEST_CASE("program: logits --layers writes the golden outputs of every layer") {
+  const TempDir dir;
+  const ds4::test::Golden golden(kTinyFlash + "/golden.safetensors");
+  const std::string tokens = dir.write("tokens.json", golden_sequences(golden).dump());
+  const std::string out = dir / "out.safetensors";
+  for (const std::string chunks : {"1000", "5,64,1"}) {
+    CAPTURE(chunks);
+    REQUIRE(ds4_program({"logits", "--model", kTinyFlash, "--tokens", tokens, "--out", out,
+                         "--layers", "--chunks", chunks})
+                .code == 0);
+    check_golden_logits(golden, out);
+    const ds4::test::Golden got(out);
+    for (int l = 0; l < 7; ++l) {
+      const std::string name = "layers.0." + std::to_string(l);
+      ds4::test::check_close(name, got.values(name),
+                             golden.values("layers." + std::to_string(l) + ".output"), kTolerance);
+      CHECK(got.tensor(name).shape == std::vector<std::size_t>{300, 4, 64});
+      CHECK(got.has("layers.2." + std::to_string(l)));
+    }
+  }
+}
+
+TEST_CASE("program: logits refuses bad input and writes nothing") {
+  const TempDir in;
+  const TempDir dir;
+  const auto check_logits = [&](std::string_view json, std::string_view part) {
+    check_fails(ds4_program({"logits", "--model", kTinyFlash, "--tokens", in.write("t.json", json),
+                             "--out", dir / "out.safetensors"}),
+                1, "t.json: " + std::string(part));
+    CHECK(dir.is_empty());
+  };
+  check_logits("[[1, 2], []]", "sequence 1: found no tokens, expected at least one");
+  check_logits("[[1], [2, 3, 256]]", "sequence 1, token 2: found id 256, expected 0 to 255");
+  check_logits("[[1, -1]]", "sequence 0, token 1: expected a token id, found -1");
+  check_logits("[[1.5]]", "sequence 0, token 0: expected a token id, found 1.5");
+  check_logits("[[99999999999]]", "sequence 0, token 0: expected a token id");
+  check_logits("[1]", "sequence 0: expected an array of token ids, found 1");
+  check_logits("{}", "expected an array of arrays of token ids, found an object");
+  check_logits("[[1]", "expected JSON, found ");
+  check_logits("", "expected JSON, found ");
+  check_logits(Json{Ids(16385, 1)}.dump(),
+               "sequence 0: found 16385 tokens, expected at most max_position_embeddings 16384");
+
+  const auto with_out = [&](const std::string& out) {
+    return ds4_program(
+        {"logits", "--model", kTinyFlash, "--tokens", in.write("t.json", "[[1]]"), "--out", out});
+  };
+  check_fails(with_out(dir / "no/such/folder"), 1, "no/such/folder: cannot create: ");
+  CHECK(with_out(dir / "out").code == 0);
+  const std::string before = read(dir / "out");
+  check_fails(ds4_program({"logits", "--model", kTinyFlash, "--tokens",
+                           in.write("t.json", "[[1],[]]"), "--out", dir / "out"}),
+              1, "sequence 1");
+  CHECK(read(dir / "out") == before);  // what was there stays
+}
+
+TEST_CASE("program: perplexity agrees with the logits") {
+  const TempDir dir;
+  const std::string text = "Elizabeth was not at all afraid of him, and said so to her sister.";
+  const Json ids =
+      Json::parse(ds4_program({"tokenize", "--tokenizer", kAusten}, Json{text}.dump()).out)[0];
+  Json windows = Json::array();
+  constexpr std::size_t kContext = 5;
+  REQUIRE(ids.size() % kContext > 1);  // the last window is shorter
+  for (std::size_t i = 0; i < ids.size(); i += kContext) {
+    windows.emplace_back(
+        ids.begin() + static_cast<std::ptrdiff_t>(i),
+        ids.begin() + static_cast<std::ptrdiff_t>(std::min(i + kContext, ids.size())));
+  }
+  REQUIRE(ds4_program({"logits", "--model", kAusten, "--tokens",
+                       dir.write("t.json", windows.dump()), "--out", dir / "out"})
+              .code == 0);
+  const ds4::test::Golden logits(dir / "out");
+  double sum = 0.0;
+  std::size_t predictions = 0;
+  for (std::size_t i = 0; i < windows.size(); ++i) {
+    const auto values = logits.values("logits." + std::to_string(i));
+    const std::size_t V = values.size() / windows[i].size();
+    for (std::size_t t = 0; t + 1 < windows[i].size(); ++t, ++predictions) {
+      const auto row = values.subspan(t * V, V);
+      sum -= row[windows[i][t + 1].get<std::size_t>()] -
+             std::log(std::accumulate(row.begin(), row.end(), 0.0, [](double total, float logit) {
+               return total + std::exp(double{logit});
+             }));
+    }
+  }
+  const Result result =
+      ds4_program({"perplexity", "--model", kAusten, "--text-file", dir.write("text", text),
+                   "--context", std::to_string(kContext)});
+  CHECK(result.code == 0);
+  CHECK(result.err.empty());
+  std::size_t count = 0;
+  double mean = 0.0;
+  double perplexity = 0.0;
+  REQUIRE(std::sscanf(result.out.c_str(),
+                      "predictions: %zu negative log-likelihood per token: %lf perplexity: %lf",
+                      &count, &mean, &perplexity) == 3);
+  CHECK(count == predictions);
+  CHECK(mean == doctest::Approx(sum / static_cast<double>(predictions)).epsilon(1e-5));
+  CHECK(perplexity == doctest::Approx(std::exp(mean)).epsilon(1e-5));
+
+  check_fails(
+      ds4_program({"perplexity", "--model", kAusten, "--text-file", dir.write("text", "I")}), 1,
+      "text: found 1 tokens, expected at least 2");
+  check_fails(ds4_program({"perplexity", "--model", kAusten, "--text-file", dir.write("text", text),
+                           "--context", "16385"}),
+              1, "--context: found 16385, expected at most max_position_embeddings 16384");
+}
+
+TEST_CASE("program: tokenize and detokenize") {
+  const Json cases = Json::parse(read(DS4_TEST_DATA "/tokenizer/cases.json"))["cases"];
+  Json texts = Json::array();
+  Json ids = Json::array();
+  Json decoded = Json::array();
+  for (const Json& item : cases) {
+    texts.push_back(item["text"]);
+    ids.push_back(item["ids"]);
+    decoded.push_back(item["decoded"]);
+  }
+  const std::string folder = DS4_TEST_DATA "/tokenizer";
+  const Result forth = ds4_program({"tokenize", "--tokenizer", folder}, texts.dump());
+  CHECK(forth.code == 0);
+  CHECK(forth.err.empty());
+  CHECK(Json::parse(forth.out) == ids);
+  const Result back =
+      ds4_program({"detokenize", "--tokenizer", folder + "/tokenizer.json"}, ids.dump());
+  CHECK(back.code == 0);
+  CHECK(Json::parse(back.out) == decoded);
+
+  const auto check_input = [](const char* verb, std::string_view input, std::string_view part) {
+    check_fails(ds4_program({verb, "--tokenizer", kAusten}, input), 1, part);
+  };
+  check_input("tokenize", "[\"a\", 5]", "standard input: text 1: expected a string, found 5");
+  check_input("tokenize", "\"a\"", "standard input: expected an array of strings, found \"a\"");
+  check_input("tokenize", "", "standard input: expected JSON, found ");
+  check_input("detokenize", "[[1], [-4]]",
+              "standard input: sequence 1, token 0: expected a token id, found -4");
+  check_input("detokenize", "[[2048]]", "found 2048");
+  check_fails(ds4_program({"tokenize", "--tokenizer", kTinyFlash}, "[]"), 1,
+              "tiny-flash/tokenizer.json: ");
+}
+
+TEST_CASE("program: inspect") {
+  const Result austen = ds4_program({"inspect", kAusten});
+  CHECK(austen.code == 0);
+  CHECK(austen.err.empty());
+  for (const char* part :
+       {"hidden_size: 192\n", "layers: 7: prefix of 3, 2 x pair, suffix of 0\n",
+        "  0-1: sliding, hash router\n  2: csa (ratio 4), hash router\n",
+        "  3-6: 2 x [hca (ratio 128), learned router; csa (ratio 4), learned router]\n",
+        "multi-token prediction: one layer", "tensors: 412, of which 53 ",
+        "parameters: 5548795 (5.5 M)\n", "parameters for multi-token prediction: 710311 ",
+        "hash table entries: 12288 ", "bytes: 13268104 ", "  BF16: 11866624 ",
+        "this program runs it: yes, as austen\n"}) {
+    CAPTURE(part);
+    CHECK(contains(austen.out, part));
+  }
+  // Packed FP4 holds two parameters to a byte, scales are none: 4557817 by the configuration.
+  const Result quant = ds4_program({"inspect", DS4_TEST_DATA "/quant"});
+  CHECK(quant.code == 0);
+  CHECK(contains(quant.out, "parameters: 4557817 "));
+  CHECK(contains(quant.out, "prediction: 1072197 "));
+  CHECK(contains(quant.out, "this program runs it: no; the nearest model, "));
+  CHECK(contains(quant.out, "\nto add it: cmake -B build -DDS4_MODEL_CONFIGS=\"" DS4_TEST_DATA
+                            "/quant/config.json\"\n"));
+  check_fails(ds4_program({"inspect", "/no/such/folder"}), 1,
+              "/no/such/folder/config.json: cannot open: ");
+}
+
+TEST_CASE("program: inspect finds drafters, suffixes and what keeps a model from loading") {
+  const TempDir dir;
+  fs::copy_file(kAusten + "/model.safetensors", dir / "model.safetensors");
+  Json config = Json::parse(read(kAusten + "/config.json"));
+  config["dspark_block_size"] = 4;
+  config["compress_ratios"] = {4, 0, 0, 128, 4, 128, 0, 0};
+  dir.write("config.json", config.dump());
+  const Result other = ds4_program({"inspect", dir / ""});
+  CHECK(contains(other.out, "prefix of 3, 1 x pair, suffix of 2\n"));
+  CHECK(
+      contains(other.out, "  5: hca (ratio 128), learned router\n  6: sliding, learned router\n"));
+  CHECK(contains(other.out, "dspark drafter, recognised but not supported, set aside"));
+
+  config = Json::parse(read(kTinyFlash + "/config.json"));  // with another model's tensors
+  dir.write("config.json", config.dump());
+  const Result wrong = ds4_program({"inspect", dir / ""});
+  CHECK(wrong.code == 0);
+  CHECK(contains(wrong.out, "this program runs it: no; ds4: "));
+}
+
+TEST_CASE("program: a model that is not compiled in") {
+  const std::string folder = DS4_TEST_DATA "/tiny-pro-yarn";
+  const Result result = ds4_program({"run", "--model", folder});
+  check_fails(result, 1, folder + "/config.json: no compiled-in model has this configuration");
+  CHECK(contains(result.err,
+                 "the nearest, tiny_flash, differs in hidden_size: found 96, expected 64; "));
+  CHECK(
+      contains(result.err, "cmake -B build -DDS4_MODEL_CONFIGS=\"" + folder + "/config.json\"\n"));
+}
+
+TEST_CASE("program: bad usage") {
+  struct Case {
+    std::vector<std::string> arguments;
+    const char* text;
+  };
+  const std::vector<Case> cases{
+      {{}, "A subcommand is required; see ds4 --help"},
+      {{"chatter"}, "there is no subcommand chatter; see ds4 --help"},
+      {{"run", "--bogus"}, "--bogus; see ds4 run --help"},
+      {{"run", "surplus"}, "surplus"},
+      {{"run", "--top-k", "-1"}, "--top-k: expected a whole number from 0 to "},
+      {{"run", "--top-k"}, "--top-k"},
+      {{"run", "--top-p", "0"}, "--top-p: expected a number above 0 and at most 1, found \"0\""},
+      {{"run", "--top-p", "1.1"}, "--top-p"},
+      {{"run", "--temperature", "nan"}, "--temperature: expected a finite number of at least 0"},
+      {{"run", "--temperature", "inf"}, "--temperature"},
+      {{"run", "--temperature", "-1"}, "--temperature"},
+      {{"run", "--temperature", "1x"}, "--temperature"},
+      {{"run", "--temperature", ""}, "--temperature"},
+      {{"run", "--threads", "0"}, "--threads: expected a whole number from 1 to "},
+      {{"run", "--max-tokens", "-1"}, "--max-tokens"},
+      {{"run", "--max-tokens", "1e3"}, "--max-tokens"},
+      {{"run", "--max-tokens", "1", "--max-tokens", "2"}, "--max-tokens"},
+      {{"run", "--seed", "-1"}, "--seed: expected a whole number below 2^64"},
+      {{"run", "--seed", "18446744073709551616"}, "--seed"},
+      {{"run", "--backend", "abacus"}, "--backend: expected one of reference, found \"abacus\""},
+      {{"run", "--backend", "a\nb"}, "a\\x0ab"},
+      {{"run", "--model", ""}, "--model: expected a path, found an empty text"},
+      {{"run", "--prompt", "a", "--prompt-file", "b"}, "--prompt excludes --prompt-file"},
+      {{"logits", "--tokens", "t", "--out", "o"}, "--model is required"},
+      {{"logits", "--model", "m", "--out", "o"}, "--tokens is required"},
+      {{"logits", "--model", "m", "--tokens", "t"}, "--out is required"},
+      {{"logits", "--model", "m", "--tokens", "t", "--out", "o", "--chunks", "5,0"},
+       "--chunks: expected whole numbers of at least 1 with commas between, found \"5,0\""},
+      {{"logits", "--model", "m", "--tokens", "t", "--out", "o", "--chunks", "5,,1"}, "--chunks"},
+      {{"logits", "--model", "m", "--tokens", "t", "--out", "o", "--chunks", "5,-1"}, "--chunks"},
+      {{"logits", "--model", "m", "--tokens", "t", "--out", "o", "--chunks", "five"}, "--chunks"},
+      {{"logits", "--model", "m", "--tokens", "t", "--out", "o", "--chunks", ""}, "--chunks"},
+      {{"perplexity", "--model", "m"}, "--text-file is required"},
+      {{"perplexity", "--model", "m", "--text-file", "t", "--context", "1"}, "--context"},
+      {{"tokenize"}, "--tokenizer is required"},
+      {{"detokenize"}, "--tokenizer is required"},
+      {{"inspect"}, "DIR is required"},
+  };
+  for (const Case& usage : cases) {
+    CAPTURE(usage.text);
+    check_fails(ds4_program(usage.arguments), 2, usage.text);
+  }
+}
+
+TEST_CASE("program: missing files") {
+  check_fails(ds4_program({"run", "--prompt-file", "/no/file"}), 1, "/no/file: cannot open: ");
+  check_fails(ds4_program({"run", "--prompt-file", "/"}), 1, "/: cannot read: ");
+  check_fails(ds4_program({"run", "--model", "/no/dir"}), 1, "/no/dir/config.json: cannot open: ");
+  check_fails(ds4_program({"run", "--model", kTinyFlash}), 1, "tokenizer.json: ");
+  check_fails(ds4_program({"perplexity", "--model", kAusten, "--text-file", "/no/file"}), 1,
+              "/no/file: cannot open: ");
+  check_fails(
+      ds4_program({"logits", "--model", kAusten, "--tokens", "/no/file", "--out", "/no/out"}), 1,
+      "/no/file: cannot open: ");
+}
+
+TEST_CASE("program: help and version") {
+  const Result help = ds4_program({"--help"});
+  CHECK(help.code == 0);
+  CHECK(help.err.empty());
+  for (const std::string verb :
+       {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect"}) {
+    CHECK(contains(help.out, "\n  " + verb + " "));
+    const Result result = ds4_program({verb, "--help"});
+    CHECK(result.code == 0);
+    CHECK(contains(result.out, "Usage: ds4 " + verb));
+  }
+  const Result version = ds4_program({"--version"});
+  CHECK(version.code == 0);
+  CHECK(version.out.starts_with("ds4 "));
+}
+
+}  // namespace
+
+#endif  // DS4_PROGRAM
