@@ -418,7 +418,10 @@ function(ds4_add_model target)
     string(APPEND includes "#include <ds4/kernels/${backend}.hpp>\n")
     string(APPEND declarations "extern template ${model};\n")
     _ds4_write("${base}_on_${backend}.cpp" "// Written by ds4_add_model(), do not edit.
-#include <ds4/models/${name}.hpp>
+#include <ds4/kernels/${backend}.hpp>
+#include <ds4/model.hpp>
+
+#include <ds4/models/${name}_config.hpp>
 
 template ${model};
 ")

@@ -457,7 +457,7 @@ TEST_CASE("pitfall: the previous window's Ca half lost between decode steps") {
   // Passes that end at, before and behind a window's end, and a copied state in between.
   SmallCompressor<true> uneven;
   std::span<const std::pair<double, double>> rest = tokens;
-  for (const std::size_t size : {4, 3, 2, 7, 1, 8, 5, 11}) {
+  for (const std::size_t size : std::array<std::size_t, 8>{4, 3, 2, 7, 1, 8, 5, 11}) {
     uneven.append({rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(size)});
     rest = rest.subspan(size);
     auto copy = uneven.state;

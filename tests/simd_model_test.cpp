@@ -14,13 +14,13 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+
 #include <ds4/kernels/simd.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
 #include <ds4/models/tiny_pro_yarn.hpp>
-
 #include <support/compare.hpp>
 #include <support/golden.hpp>
 

@@ -97,7 +97,7 @@ TEST_CASE("tensor: rows and other inner extents of a view") {
 
 TEST_CASE_TEMPLATE("tensor: memory is zero and aligned to a cache line", T, float, double,
                    std::int32_t) {
-  for (const std::size_t rows : {1, 2, 3, 17, 1000}) {
+  for (const std::size_t rows : std::array<std::size_t, 5>{1, 2, 3, 17, 1000}) {
     Rows<T, 5> tensor(rows);
     CHECK(reinterpret_cast<std::uintptr_t>(tensor.data()) % 64 == 0);
     CHECK(tensor.size() == 5 * rows);

@@ -1,4 +1,5 @@
 // Tests of ds4/weights.hpp: each storage decoded, at sizes that fit no block, and the release's.
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -122,8 +123,9 @@ TEST_CASE_TEMPLATE("weights: every storage is decoded exactly, whatever the size
         Storage{DType::f16, DType::f8_e8m0}, Storage{DType::f8_e4m3, DType::f8_e8m0},
         Storage{DType::f8_e4m3, DType::f32}, Storage{DType::i8, DType::f8_e8m0},
         Storage{DType::i8, DType::f32}}) {
-    for (const std::size_t rows : {1, 127, 128, 129, 257}) {
-      for (const std::size_t cols : {1, 2, 31, 32, 33, 63, 127, 128, 129, 255, 256, 257}) {
+    for (const std::size_t rows : std::array<std::size_t, 5>{1, 127, 128, 129, 257}) {
+      for (const std::size_t cols :
+           std::array<std::size_t, 12>{1, 2, 31, 32, 33, 63, 127, 128, 129, 255, 256, 257}) {
         INFO(std::string(dtype_name(dtype)), " [", rows, ", ", cols, "], scales ",
              std::string(dtype_name(scale_dtype)));
         CHECK(wrong_elements<T>(RandomMatrix(rows, cols, dtype, scale_dtype)) == 0);

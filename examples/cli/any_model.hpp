@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include <ds4/config_values.hpp>
+#include <ds4/observer.hpp>
 
 namespace ds4::cli {
 
@@ -32,9 +32,6 @@ class AnyModel {
     AnyState* state;
     std::span<const std::int32_t> ids;
   };
-  /// Is given the residual streams behind each layer of a pass, [S, hc_mult, hidden_size]. They are
-  /// only valid during the call.
-  using LayerSink = std::function<void(std::size_t layer, std::span<const float> streams)>;
 
   virtual ~AnyModel() = default;
 
@@ -46,13 +43,16 @@ class AnyModel {
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids) = 0;
   Logits decode(AnyState& state, std::int32_t id) { return prefill(state, {&id, 1}); }
 
-  /// One pass; the logits of every token, sequence after sequence. layers may be empty.
-  virtual Logits forward(std::span<const Sequence> batch, const LayerSink& layers) = 0;
+  /// One pass; the logits of every token, sequence after sequence. The observer, if any, sees every
+  /// stage.
+  virtual Logits forward(std::span<const Sequence> batch,
+                         StageObserver<float>* observer = nullptr) = 0;
 };
 
 /// What a backend is told when it is made.
 struct BackendOptions {
   std::size_t threads = 1;
+  bool exact = false;  ///< activations and state rows in float32 throughout
 };
 
 /// A model that is compiled into the program, on one backend.

@@ -3,7 +3,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,12 +12,13 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
+#include <ds4/observer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"
@@ -100,28 +100,47 @@ std::vector<std::size_t> passes(std::size_t S, const std::vector<std::size_t>& c
   return lengths;
 }
 
-/// Computes one sequence and writes its tensors. Where several passes contribute to several
-/// tensors, which the file holds one after the other, they are kept until the last pass is done.
-void write_sequence(AnyModel& model, std::span<const std::int32_t> ids,
-                    std::span<const std::size_t> lengths, bool layers, SafetensorsWriter& writer) {
-  const std::size_t L = layers ? model.config().num_hidden_layers : 0;
-  const bool keep = layers && lengths.size() > 1;
-  std::vector<std::vector<float>> kept(keep ? L + 1 : 0);
-  const auto emit = [&](std::size_t tensor, std::span<const float> values) {
-    if (keep) {
-      kept[tensor].insert(kept[tensor].end(), values.begin(), values.end());
+/// Writes the tensors of one sequence. Where several passes contribute to several tensors, which
+/// the file holds one after the other, they are kept until the last pass is done.
+class SequenceWriter final : public StageObserver<float> {
+ public:
+  /// `kept` counts the tensors to keep; 0 writes them as they come.
+  SequenceWriter(SafetensorsWriter& writer, std::size_t kept) : writer_(writer), kept_(kept) {}
+
+  void add(std::size_t tensor, std::span<const float> values) {
+    if (kept_.empty()) {
+      writer_.write(std::as_bytes(values));
     } else {
-      writer.write(std::as_bytes(values));
+      kept_[tensor].insert(kept_[tensor].end(), values.begin(), values.end());
     }
-  };
+  }
+  void finish() {
+    for (const auto& values : kept_) writer_.write(std::as_bytes(std::span(values)));
+  }
+
+  void values(std::size_t layer, std::string_view stage, std::span<const float> values) override {
+    if (stage == "output") add(layer, values);
+  }
+  void indices(std::size_t, std::string_view, std::span<const std::int32_t>) override {}
+
+ private:
+  SafetensorsWriter& writer_;
+  std::vector<std::vector<float>> kept_;
+};
+
+void write_sequence(AnyModel& model, std::span<const std::int32_t> ids,
+                    const std::vector<std::size_t>& lengths, bool layers,
+                    SafetensorsWriter& writer) {
+  const std::size_t L = model.config().num_hidden_layers;
+  SequenceWriter tensors(writer, layers && lengths.size() > 1 ? L + 1 : 0);
   AnyState state = model.new_state();
   for (const std::size_t length : lengths) {
     const AnyModel::Sequence next{&state, ids.first(length)};
-    ids = ids.subspan(length);
-    emit(L, model.forward({&next, 1}, layers ? emit : AnyModel::LayerSink{}).values);
+    tensors.add(L, model.forward({&next, 1}, layers ? &tensors : nullptr).values);
     if (interrupted()) throw Error("logits", "interrupted");
+    ids = ids.subspan(length);
   }
-  for (const auto& values : kept) writer.write(std::as_bytes(std::span(values)));
+  tensors.finish();
 }
 
 void logits(const LogitsOptions& options) {

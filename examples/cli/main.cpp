@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/detail/messages.hpp>
+#include <ds4/error.hpp>
 
 #include "cli/io.hpp"
 #include "cli/verbs.hpp"
@@ -27,8 +28,8 @@ int run_program(int argc, char** argv) {
   CLI::App app{"Runs DeepSeek-V4 models.", "ds4"};
   app.set_version_flag("--version", "ds4 " DS4_VERSION);
   app.require_subcommand(1);
-  for (const auto add :
-       {add_run, add_logits, add_perplexity, add_tokenize, add_detokenize, add_inspect}) {
+  for (const auto add : {add_run, add_logits, add_perplexity, add_tokenize, add_detokenize,
+                         add_inspect, add_bench, add_synth}) {
     add(app);
   }
   try {

@@ -16,6 +16,7 @@
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/mapped_file.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
 #include "cli/any_model.hpp"
@@ -52,6 +53,11 @@ void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model) {
   verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
       ->capture_default_str()
       ->check(expect_count(1));
+  verb.add_flag("--exact", choice.exact,
+                "Activations and state in float32, also where weights are stored in less");
+  verb.add_flag("--deterministic,!--no-deterministic", choice.deterministic,
+                "The same logits for any split, batch and number of threads; both backends always "
+                "compute so");
 }
 
 fs::path model_dir(const ModelChoice& choice) {
@@ -109,7 +115,7 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
                     nearest.model->config.name + ", differs in " + differences_in_words(nearest) +
                     "; to add it: " + command_that_adds(config_file));
   }
-  return nearest.model->load(dir, {.threads = choice.threads});
+  return nearest.model->load(dir, {.threads = choice.threads, .exact = choice.exact});
 }
 
 }  // namespace ds4::cli

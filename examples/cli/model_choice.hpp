@@ -1,4 +1,4 @@
-// --model, --backend and --threads: which model runs, and how.
+// --model, --backend, --threads and --exact: which model runs, and how.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +22,8 @@ struct ModelChoice {
   std::string dir;      ///< empty: the model that comes with ds4
   std::string backend;  ///< one of compiled_models()
   std::size_t threads = 0;
+  bool exact = false;
+  bool deterministic = true;
 };
 
 /// Adds the options to a verb. Those that need one must be given a --model.

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include <ds4/config_values.hpp>
-#include <ds4/kernels/reference.hpp>
 #include <ds4/model.hpp>
 #include <ds4/observer.hpp>
 
@@ -21,30 +20,12 @@
 
 namespace ds4::cli {
 
-/// How the program makes a backend. A further one needs a specialisation here and an entry in
-/// ds4_cli_backends of examples/CMakeLists.txt.
+/// How the program makes a backend: kName, what --backend calls it, and make(options). Each backend
+/// has its specialisation in cli/backend_NAME.hpp.
 template <class B>
 struct BackendTraits;
 
-template <>
-struct BackendTraits<Reference<float>> {
-  static constexpr std::string_view kName = "reference";
-  static Reference<float> make(const BackendOptions&) { return {}; }  // always one thread
-};
-
-/// Passes the output of each layer on.
-class LayerObserver final : public StageObserver<float> {
- public:
-  explicit LayerObserver(const AnyModel::LayerSink& sink) : sink_(sink) {}
-  void values(std::size_t layer, std::string_view stage, std::span<const float> values) override {
-    if (stage == "output") sink_(layer, values);
-  }
-  void indices(std::size_t, std::string_view, std::span<const std::int32_t>) override {}
-
- private:
-  const AnyModel::LayerSink& sink_;
-};
-
+/// A ds4::Model as an AnyModel.
 template <ModelConfig C, Backend B>
 class ModelOf final : public AnyModel {
  public:
@@ -57,13 +38,12 @@ class ModelOf final : public AnyModel {
     return keep(model_.prefill(typed(state), ids));
   }
 
-  Logits forward(std::span<const Sequence> batch, const LayerSink& layers) override {
+  Logits forward(std::span<const Sequence> batch, StageObserver<float>* observer) override {
     std::vector<typename Model<C, B>::Sequence> sequences;
     for (const Sequence& sequence : batch) {
       sequences.push_back({&typed(*sequence.state), sequence.ids});
     }
-    LayerObserver observer(layers);
-    return keep(model_.forward(sequences, LogitsOf::all, layers ? &observer : nullptr));
+    return keep(model_.forward(sequences, LogitsOf::all, observer));
   }
 
  private:

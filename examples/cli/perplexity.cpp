@@ -52,7 +52,7 @@ double window_sum(AnyModel& model, std::span<const std::int32_t> window) {
   for (std::size_t begin = 0; begin < predictions; begin += kPassTokens) {
     const std::size_t count = std::min(kPassTokens, predictions - begin);
     const AnyModel::Sequence next{&state, window.subspan(begin, count)};
-    const Logits logits = model.forward({&next, 1}, {});
+    const Logits logits = model.forward({&next, 1});
     for (std::size_t t = 0; t < count; ++t) {
       sum += negative_log_likelihood(logits.values.subspan(t * V, V), window[begin + t + 1]);
     }

@@ -1,12 +1,10 @@
 // ds4 tokenize and ds4 detokenize: texts to token ids and back, as JSON.
-#include <cstddef>
 #include <memory>
 #include <string>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/error.hpp>
 #include <ds4/tokenizer.hpp>
 
 #include "cli/io.hpp"

@@ -13,5 +13,7 @@ void add_perplexity(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_detokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_synth(CLI::App& app);
 
 }  // namespace ds4::cli

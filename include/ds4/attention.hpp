@@ -129,9 +129,8 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
     if constexpr (kCompressed) sources[i].entries = &states[i]->compressor.entries;
   }
   auto o = scratch.template rows<H, d>(S);
-  ops::attend<kKind, Ratio, C::sliding_window>(
-      backend, o, q, attn_sink, picks, pass.segments,
-      std::span<const KeySource<KeyLog>>(sources));
+  ops::attend<kKind, Ratio, C::sliding_window>(backend, o, q, attn_sink, picks, pass.segments,
+                                               std::span<const KeySource<KeyLog>>(sources));
   for (std::size_t i = 0; i < states.size(); ++i) {
     const std::size_t end = pass.segments[i].position + pass.segments[i].count;
     ops::forget_before(backend, states[i]->window, end - std::min(end, C::sliding_window - 1));

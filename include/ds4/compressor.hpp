@@ -49,9 +49,10 @@ struct Compressor {
 
 template <ModelConfig C, std::size_t Width, std::size_t Ratio, bool Overlapping, Backend B,
           class EntryLog>
-void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(
-    const Pass<C, B>& pass, RowsView<const T, D> x, std::span<State* const> states,
-    std::string_view stage) const {
+void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C, B>& pass,
+                                                                   RowsView<const T, D> x,
+                                                                   std::span<State* const> states,
+                                                                   std::string_view stage) const {
   constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
   B& backend = pass.backend;
   auto scratch = backend.scratch();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <vector>
 
@@ -10,7 +11,7 @@
 namespace ds4 {
 
 /// The rows [first, end) of a sequence of rows [Width], contiguous in memory. Rows are appended at
-/// the end, forgotten from the front, or taken back from the end. A plain value.
+/// the end and forgotten from the front. A plain value.
 template <class T, std::size_t Width>
 class RowLog {
  public:
@@ -20,7 +21,10 @@ class RowLog {
   std::size_t end() const { return first_ + rows_; }
 
   /// Row number `row`, first() <= row < end().
-  const T* row(std::size_t row) const { return data_.data() + (skip_ + row - first_) * Width; }
+  const T* row(std::size_t row) const {
+    assert(row >= first_ && row < end());
+    return data_.data() + (skip_ + row - first_) * Width;
+  }
 
   void append(RowsView<const T, Width> rows) {
     data_.insert(data_.end(), rows.data(), rows.data() + rows.size());

@@ -38,7 +38,8 @@ struct StoredMatrix {
       case DType::f8_e4m3: {
         const std::size_t scale_row = (row / kFp8Block) * blocks(kFp8Block);
         for (std::size_t c = 0; c < cols; ++c) {
-          out[c] = T(f8_e4m3_to_float(at<std::uint8_t>(row, c)) * scale(scale_row + c / kFp8Block));
+          out[c] =
+              T(f8_e4m3_to_float(at<std::uint8_t>(row, c))) * T(scale(scale_row + c / kFp8Block));
         }
         break;
       }
@@ -47,7 +48,7 @@ struct StoredMatrix {
         const std::byte* packed = values + row * ((cols + 1) / 2);
         for (std::size_t c = 0; c < cols; ++c) {
           const unsigned nibble = std::to_integer<unsigned>(packed[c / 2]) >> (4 * (c % 2));
-          out[c] = T(fp4_to_float(nibble) * scale(scale_row + c / kFp4Block));
+          out[c] = T(fp4_to_float(nibble)) * T(scale(scale_row + c / kFp4Block));
         }
         break;
       }

@@ -171,7 +171,7 @@ TEST_CASE("load: all problems come in one error") {
 }
 
 TEST_CASE("load: of more than 20 problems, 20 are told and the rest counted") {
-  for (const std::size_t count : {20, 21, 27}) {
+  for (const std::size_t count : std::array<std::size_t, 3>{20, 21, 27}) {
     auto copy = tiny_flash();
     std::string expected;
     for (std::size_t i = 0; i < count; ++i) {
@@ -310,15 +310,11 @@ TEST_CASE("load: FP4 and FP8 matrices keep their shapes apart") {
   auto copy = quant();
   copy.tensors[w1].reset(DType::i8, {128, 256});
   expect_error<Quant>(copy, w1 +
-                                ": found I8 [128, 256], expected shape [128, 128]; "
-                                "layers.0.ffn.experts.0.w1.scale: found F8_E8M0 [128, 8], expected "
-                                "no such tensor");
+                                ": found I8 [128, 256], expected shape [128, 128]");
   copy = quant();
   copy.tensors[w1].dtype = DType::f8_e4m3;
   expect_error<Quant>(copy, w1 +
-                                ": found F8_E4M3 [128, 128], expected shape [128, 256]; "
-                                "layers.0.ffn.experts.0.w1.scale: found F8_E8M0 [128, 8], expected "
-                                "no such tensor");
+                                ": found F8_E4M3 [128, 128], expected shape [128, 256]");
 }
 
 TEST_CASE("load: the multi-token-prediction layer") {

@@ -408,7 +408,7 @@ TEST_CASE("program: a model that is not compiled in") {
   const Result result = ds4_program({"run", "--model", folder});
   check_fails(result, 1, folder + "/config.json: no compiled-in model has this configuration");
   CHECK(contains(result.err,
-                 "the nearest, tiny_flash, differs in hidden_size: found 96, expected 64; "));
+                 "; the nearest, austen, differs in vocab_size: found 256, expected 2048; "));
   CHECK(
       contains(result.err, "cmake -B build -DDS4_MODEL_CONFIGS=\"" + folder + "/config.json\"\n"));
 }

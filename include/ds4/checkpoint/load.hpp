@@ -29,6 +29,9 @@ class WeightLoader {
     requires requires { M::kRows; }
   void operator()(std::string_view name, M& matrix) {
     const StoredTensor* tensor = take(name);
+    if (tensor == nullptr || tensor->dtype == DType::f8_e4m3 || tensor->dtype == DType::i8) {
+      find(prefix_ + scale_name(name));  // a problem with the weight is not one with its scale
+    }
     if (tensor == nullptr) return;
     StoredMatrix stored;
     stored.values = tensor->data.data();
@@ -145,19 +148,28 @@ class WeightLoader {
     return std::string(dtype_name(tensor.dtype)) + " " + detail::shape_text(tensor.shape);
   }
 
-  const StoredTensor* take(std::string_view name) {
-    const std::string full = prefix_ + std::string(name);
-    const StoredTensor* tensor = checkpoint_.find(full);
-    if (tensor == nullptr) {
-      problems_.add(full + ": missing");
-      return nullptr;
+  /// The tensor of this name, now used, or nullptr.
+  const StoredTensor* find(const std::string& name) {
+    const StoredTensor* tensor = checkpoint_.find(name);
+    if (tensor != nullptr) {
+      used_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
     }
-    used_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
     return tensor;
   }
 
+  const StoredTensor* take(std::string_view name) {
+    const std::string full = prefix_ + std::string(name);
+    const StoredTensor* tensor = find(full);
+    if (tensor == nullptr) problems_.add(full + ": missing");
+    return tensor;
+  }
+
+  static std::string scale_name(std::string_view weight) {
+    return std::string(weight.substr(0, weight.rfind('.'))) + ".scale";
+  }
+
   bool take_scales(std::string_view weight, StoredMatrix& matrix, std::vector<std::size_t> shape) {
-    const StoredTensor* tensor = take(std::string(weight.substr(0, weight.rfind('.'))) + ".scale");
+    const StoredTensor* tensor = take(scale_name(weight));
     if (tensor == nullptr || !expect_shape(*tensor, shape)) return false;
     if (tensor->dtype != DType::f8_e8m0 && tensor->dtype != DType::f32) {
       expect_dtype(*tensor, "F8_E8M0 or F32");

@@ -44,8 +44,8 @@ class SynthRandom {
     std::uint64_t a = next();
     std::uint64_t b = next();
     for (float& value : out) {
-      const auto sum = static_cast<std::int32_t>((a & 0xff) + (a >> 8 & 0xff) + (b & 0xff) +
-                                                 (b >> 8 & 0xff));
+      const auto sum =
+          static_cast<std::int32_t>((a & 0xff) + (a >> 8 & 0xff) + (b & 0xff) + (b >> 8 & 0xff));
       // Mean 4 * 127.5; variance 4 * (256^2 - 1) / 12.
       value = (static_cast<float>(sum) - 510.0f) * 0.00676593f;
       a >>= 16;

@@ -79,9 +79,8 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
   }
   matrix("ffn.gate.weight", E, D);
   if (router == RouterKind::hash) {
-    list.push_back({prefix + "ffn.gate.tid2eid",
-                    {c.vocab_size, c.num_experts_per_tok},
-                    TensorRole::table});
+    list.push_back(
+        {prefix + "ffn.gate.tid2eid", {c.vocab_size, c.num_experts_per_tok}, TensorRole::table});
   } else {
     vector("ffn.gate.bias", {E});
   }

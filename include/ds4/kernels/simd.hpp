@@ -254,8 +254,7 @@ class Simd {
 
   template <std::size_t N>
   void hyper_connection_weights(RowsView<float, N> pre, RowsView<float, N> post,
-                                RowsView<float, N, N> comb,
-                                RowsView<const float, (2 + N) * N> u,
+                                RowsView<float, N, N> comb, RowsView<const float, (2 + N) * N> u,
                                 const Parameter<(2 + N) * N>& base, const Parameter<3>& scale,
                                 std::size_t iters, double eps) {
     const float floor = static_cast<float>(eps);
@@ -401,14 +400,13 @@ class Simd {
     const Part mine = part(S * kGroups, 1);  // (token, group of heads) pairs
     Scratch memory(*this);
     const bool bf16 = !sources.empty() && sources[0].window->bf16();
-    const simd::Layout layout =
-        kernels_->layout_for(bf16 ? DType::bf16 : DType::f32, exact_);
+    const simd::Layout layout = kernels_->layout_for(bf16 ? DType::bf16 : DType::f32, exact_);
     std::size_t longest = 0;
     for (const Segment& segment : segments) {
       longest = std::max(longest, segment.position + segment.count);
     }
     const std::size_t most =
-        W + (Kind == AttentionKind::hca ? longest / std::max<std::size_t>(Ratio, 1)
+        W + (Kind == AttentionKind::hca   ? longest / std::max<std::size_t>(Ratio, 1)
              : Kind == AttentionKind::csa ? TopK
                                           : 0);
     const auto keys = memory.own<const std::byte*>(most);
@@ -567,9 +565,8 @@ class Simd {
 
   template <std::size_t D>
   void add(RowsView<float, D> y, RowsView<const float, D> x) {
-    for_part(y.extent(0), 1, [&](std::size_t s) {
-      kernels_->add_scaled(y[s].data(), x[s].data(), 1.0f, D);
-    });
+    for_part(y.extent(0), 1,
+             [&](std::size_t s) { kernels_->add_scaled(y[s].data(), x[s].data(), 1.0f, D); });
     wait_for_all();
   }
 

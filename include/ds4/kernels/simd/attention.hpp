@@ -21,11 +21,11 @@ inline constexpr std::size_t kHeadGroup = 8;
 
 /// Scratch of one lane's attention, float32 counts.
 struct AttentionScratch {
-  float* scores;    ///< [kHeadGroup, kKeyTile]
-  float* values;    ///< [heads, padded d] sums, even and odd channels as the layout has them
-  float* top;       ///< [heads] largest score so far
-  float* sum;       ///< [heads] sum of exp(score - top)
-  std::byte* q;     ///< the heads' queries, laid out
+  float* scores;  ///< [kHeadGroup, kKeyTile]
+  float* values;  ///< [heads, padded d] sums, even and odd channels as the layout has them
+  float* top;     ///< [heads] largest score so far
+  float* sum;     ///< [heads] sum of exp(score - top)
+  std::byte* q;   ///< the heads' queries, laid out
 };
 
 /// p[i] <- exp(p[i] - top) for n values, padded with zeros to `padded`; returns their sum.
@@ -121,7 +121,8 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
           for (std::size_t j = 0; j < group; j += 4) {
             // Rows that repeat the last key write into the tile's padding.
             for (std::size_t t = 0; t < 4 && j + t < group; t += kTileTokens<A> < 4 ? 2 : 4) {
-              const std::size_t T = std::min<std::size_t>(kTileTokens<A> < 4 ? 2 : 4, group - j - t);
+              const std::size_t T =
+                  std::min<std::size_t>(kTileTokens<A> < 4 ? 2 : 4, group - j - t);
               product_tile<A, Product>(T, scratch.scores + (j + t) * kKeyTile + k, kKeyTile, rows,
                                        scratch.q + (h + j + t) * q_stride, q_stride, d, nullptr);
             }
@@ -171,8 +172,7 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
     const float inverse = 1.0f / scratch.sum[h];
     for (std::size_t c = 0; c < d; ++c) {
       const std::size_t within = c % kStep;
-      const std::size_t at =
-          bf16_rows ? c - within + within / 2 + (within % 2) * kLanes<A> : c;
+      const std::size_t at = bf16_rows ? c - within + within / 2 + (within % 2) * kLanes<A> : c;
       out[h * d + c] = v[at] * inverse;
     }
   }

@@ -1,7 +1,7 @@
 // Kernels for the machine that the program finds itself on.
 //
-// The definitions come from sources that the CMake function ds4_add_simd_kernels() adds to a target,
-// one per instruction set, each compiled with that set's flags. A program without them uses
+// The definitions come from sources that the CMake function ds4_add_simd_kernels() adds to a
+// target, one per instruction set, each compiled with that set's flags. A program without them uses
 // kernels<Native>(), which its own flags choose.
 #pragma once
 

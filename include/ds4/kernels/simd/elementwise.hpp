@@ -29,8 +29,7 @@ inline float sum_of_squares(const float* x, std::size_t n) {
 /// y = weight * x / sqrt(mean(x^2) + eps) for one row; a null weight is 1. y may be x.
 template <class A>
 inline void rms_norm(float* y, const float* x, const float* weight, std::size_t n, float eps) {
-  const float scale =
-      1.0f / std::sqrt(sum_of_squares<A>(x, n) / static_cast<float>(n) + eps);
+  const float scale = 1.0f / std::sqrt(sum_of_squares<A>(x, n) / static_cast<float>(n) + eps);
   std::size_t i = 0;
   for (; i + kLanes<A> <= n; i += kLanes<A>) {
     Batch<A> v = load<A>(x + i) * splat<A>(scale);

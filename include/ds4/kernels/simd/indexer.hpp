@@ -49,8 +49,7 @@ struct IndexQuery {
 template <class A>
 inline void lay_out_query(std::byte* q_out, float* weights_out, const float* q,
                           const float* weights, std::size_t nI, std::size_t dI, bool bf16) {
-  const float scale =
-      1.0f / std::sqrt(static_cast<float>(nI)) / std::sqrt(static_cast<float>(dI));
+  const float scale = 1.0f / std::sqrt(static_cast<float>(nI)) / std::sqrt(static_cast<float>(dI));
   for (std::size_t h = 0; h < nI; ++h) weights_out[h] = weights[h] * scale;
   if (!bf16) {
     std::memcpy(q_out, q, nI * dI * sizeof(float));
@@ -99,8 +98,10 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
           for (std::size_t h = 0; h < Heads; ++h) {
             std::uint16_t pair[2];
             std::memcpy(pair, q + (h * pairs + p) * 4, 4);
-            dot[h][part] = xsimd::fma(splat<A>(ds4::bf16_to_float(pair[0])), keys.even, dot[h][part]);
-            dot[h][part] = xsimd::fma(splat<A>(ds4::bf16_to_float(pair[1])), keys.odd, dot[h][part]);
+            dot[h][part] =
+                xsimd::fma(splat<A>(ds4::bf16_to_float(pair[0])), keys.even, dot[h][part]);
+            dot[h][part] =
+                xsimd::fma(splat<A>(ds4::bf16_to_float(pair[1])), keys.odd, dot[h][part]);
           }
         }
       }

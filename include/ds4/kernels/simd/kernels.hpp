@@ -7,6 +7,7 @@
 #include <ds4/kernels/simd/attention.hpp>
 #include <ds4/kernels/simd/elementwise.hpp>
 #include <ds4/kernels/simd/indexer.hpp>
+#include <ds4/kernels/simd/limits.hpp>
 #include <ds4/kernels/simd/linear.hpp>
 
 namespace ds4::simd {
@@ -31,29 +32,20 @@ struct Kernels {
   decltype(&store_key<Baseline>) store_key;
   decltype(&lay_out_query<Baseline>) lay_out_query;
   decltype(&score_block<Baseline>) score_block;
+  decltype(&read_all<Baseline>) read_all;
+  decltype(&multiply_in_registers<Baseline>) multiply_in_registers;
 };
 
-/// The table of instruction set A. A translation unit that names it must be compiled with A's flags.
+/// The table of instruction set A. A translation unit that names it must be compiled with A's
+/// flags.
 template <class A>
 const Kernels& kernels() {
-  static constexpr Kernels table{A::kName,
-                                 &layout_for<A>,
-                                 &token_stride<A>,
-                                 &lay_out<A>,
-                                 &linear<A>,
-                                 &rms_norm<A>,
-                                 &swiglu<A>,
-                                 &rotate_pairs<A>,
-                                 &sinkhorn<A>,
-                                 &collapse_streams<A>,
-                                 &mix_streams<A>,
-                                 &add_scaled<A>,
-                                 &pool<A>,
-                                 &attend<A>,
-                                 &store_bf16<A>,
-                                 &store_key<A>,
-                                 &lay_out_query<A>,
-                                 &score_block<A>};
+  static constexpr Kernels table{
+      A::kName,          &layout_for<A>,       &token_stride<A>, &lay_out<A>,
+      &linear<A>,        &rms_norm<A>,         &swiglu<A>,       &rotate_pairs<A>,
+      &sinkhorn<A>,      &collapse_streams<A>, &mix_streams<A>,  &add_scaled<A>,
+      &pool<A>,          &attend<A>,           &store_bf16<A>,   &store_key<A>,
+      &lay_out_query<A>, &score_block<A>,      &read_all<A>,     &multiply_in_registers<A>};
   return table;
 }
 

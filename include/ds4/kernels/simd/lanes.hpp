@@ -102,8 +102,7 @@ inline void sum_lanes_of_4(float* out, const Batch<A>& a, const Batch<A>& b, con
                                       _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
     const __m256 half =
         _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-    _mm_storeu_ps(out,
-                  _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
     return;
   }
 #endif
@@ -128,7 +127,7 @@ inline SplitBf16<A> load_split_bf16(const void* p) {
 #if XSIMD_VERSION_MAJOR >= 10
   return {xsimd::bitwise_cast<float>(even), xsimd::bitwise_cast<float>(odd)};
 #else
-  return {xsimd::bitwise_cast<Batch<A>>(even), xsimd::bitwise_cast<Batch<A>>(odd)};
+  return {xsimd::bitwise_cast<Batch<A> >(even), xsimd::bitwise_cast<Batch<A> >(odd)};
 #endif
 }
 
@@ -161,6 +160,8 @@ inline void store_bf16(std::uint16_t* out, const float* x, std::size_t n) {
 
 /// Asks for the cache line at p; any address is allowed.
 template <class A>
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 3);
+}
 
 }  // namespace ds4::simd

@@ -20,7 +20,7 @@ enum class Layout : std::uint8_t {
 
 /// The product for rows of this storage. `exact` keeps activations in float32.
 template <class A>
-inline Layout layout_for(DType dtype, bool exact) {
+inline Layout layout_for(DType dtype, [[maybe_unused]] bool exact) {
   if (dtype != DType::bf16) return Layout::f32;
 #ifdef DS4_HAVE_AVX512
   if (kLanes<A> == 16 && !exact) return Layout::bf16;

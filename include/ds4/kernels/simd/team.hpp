@@ -1,8 +1,8 @@
 // Threads that run a pass together, and the scratch memory that they share.
 #pragma once
 
-#include <atomic>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <mutex>

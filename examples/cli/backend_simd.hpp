@@ -1,0 +1,22 @@
+// --backend simd, on the instruction set of the machine.
+#pragma once
+
+#include <string_view>
+
+#include <ds4/kernels/simd.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
+
+#include "cli/model_of.hpp"
+
+namespace ds4::cli {
+
+template <>
+struct BackendTraits<Simd> {
+  static constexpr std::string_view kName = "simd";
+  static Simd make(const BackendOptions& options) {
+    return Simd(
+        {.threads = options.threads, .exact = options.exact, .kernels = &simd::chosen_kernels()});
+  }
+};
+
+}  // namespace ds4::cli

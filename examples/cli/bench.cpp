@@ -1,0 +1,346 @@
+// ds4 bench: speed of prefill and decode, and its share of what the machine can do.
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <sys/resource.h>
+
+#include <ds4/config_values.hpp>
+#include <ds4/error.hpp>
+#include <ds4/observer.hpp>
+#include <ds4/sampler.hpp>
+
+#include "cli/any_model.hpp"
+#include "cli/cost.hpp"
+#include "cli/io.hpp"
+#include "cli/machine_limits.hpp"
+#include "cli/model_choice.hpp"
+#include "cli/options.hpp"
+#include "cli/verbs.hpp"
+
+namespace ds4::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct BenchOptions {
+  ModelChoice model;
+  std::size_t prompt = 512;
+  std::size_t decode = 64;
+  std::size_t repetitions = 3;
+  std::vector<std::size_t> contexts;
+  bool json = false;
+  bool peer_protocol = false;
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
+}
+
+std::size_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+/// Token ids without a pattern, the same in every run.
+std::vector<std::int32_t> random_ids(std::size_t count, std::size_t vocab_size) {
+  std::vector<std::int32_t> ids(count);
+  std::uint64_t x = 1;
+  for (std::int32_t& id : ids) {
+    x = x * 6364136223846793005u + 1442695040888963407u;
+    id = static_cast<std::int32_t>((x >> 33) % vocab_size);
+  }
+  return ids;
+}
+
+/// Attributes the time between the stages of a pass to the components of the model.
+class ComponentTimes final : public StageObserver<float> {
+ public:
+  void start() { last_ = Clock::now(); }
+  void finish() { take("head"); }
+
+  void values(std::size_t, std::string_view stage, std::span<const float>) override {
+    take(component(stage));
+  }
+  void indices(std::size_t, std::string_view stage, std::span<const std::int32_t>) override {
+    take(component(stage));
+  }
+
+  const std::map<std::string, double>& seconds() const { return seconds_; }
+
+ private:
+  static std::string component(std::string_view stage) {
+    static constexpr std::array<std::array<std::string_view, 2>, 14> kComponents{{
+        {"attn.input", "hyper-connections"},
+        {"attn.q", "attention projections"},
+        {"attn.kv", "attention projections"},
+        {"attn.out_unrotated", "attention"},
+        {"attn.o", "attention projections"},
+        {"compressor", "compressors"},
+        {"indexer", "indexer"},
+        {"mlp.router", "router"},
+        {"mlp.routed", "routed experts"},
+        {"mlp.shared", "shared expert"},
+        {"mlp.output", "shared expert"},
+        {"hc_head", "head"},
+        {"final_norm", "head"},
+        {"", "hyper-connections"},
+    }};
+    for (const auto& [prefix, name] : kComponents) {
+      if (stage.starts_with(prefix)) return std::string(name);
+    }
+    return {};
+  }
+
+  void take(const std::string& component) {
+    const auto now = Clock::now();
+    seconds_[component] += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+
+  Clock::time_point last_;
+  std::map<std::string, double> seconds_;
+};
+
+struct Measured {
+  double prefill_seconds;
+  double decode_seconds;  ///< all tokens
+};
+
+/// One repetition: a prompt from an empty state, then greedy tokens.
+Measured measure(AnyModel& model, std::span<const std::int32_t> prompt, std::size_t decode) {
+  AnyState state = model.new_state();
+  auto start = Clock::now();
+  Logits logits = model.prefill(state, prompt);
+  Measured measured{seconds_since(start), 0.0};
+  start = Clock::now();
+  for (std::size_t i = 0; i < decode; ++i) logits = model.decode(state, argmax(logits.values));
+  measured.decode_seconds = seconds_since(start);
+  return measured;
+}
+
+/// Seconds per component of one pass over `ids` behind `context` tokens.
+std::map<std::string, double> component_seconds(AnyModel& model,
+                                                std::span<const std::int32_t> context,
+                                                std::span<const std::int32_t> ids,
+                                                std::size_t passes) {
+  AnyState state = model.new_state();
+  if (!context.empty()) model.prefill(state, context);
+  ComponentTimes times;
+  const std::size_t step = ids.size() / passes;
+  for (std::size_t i = 0; i < passes; ++i) {
+    const AnyModel::Sequence sequence{&state, ids.subspan(i * step, step)};
+    times.start();
+    model.forward({&sequence, 1}, &times);
+    times.finish();
+  }
+  return times.seconds();
+}
+
+void bench(const BenchOptions& options) {
+  const std::unique_ptr<AnyModel> model = load_model(options.model);
+  const ConfigValues& config = model->config();
+  const TokenCost cost = weight_cost(model_dir(options.model), config);
+  const MachineLimits limits = measure_limits(options.model.threads);
+  std::vector<std::size_t> contexts = options.contexts;
+  if (contexts.empty()) contexts.push_back(options.prompt);
+  const std::size_t longest = *std::ranges::max_element(contexts);
+  if (longest + options.decode > config.max_position_embeddings) {
+    throw Error("--prompt", "found " + std::to_string(longest) + " tokens and " +
+                                std::to_string(options.decode) + " to decode, expected at most " +
+                                std::to_string(config.max_position_embeddings) + " together");
+  }
+  const auto ids = random_ids(longest + options.decode, config.vocab_size);
+  const std::span<const std::int32_t> all = ids;
+
+  Json points = Json::array();
+  for (const std::size_t context : contexts) {
+    measure(*model, all.first(std::min<std::size_t>(context, 64)), 4);  // warm-up
+    std::vector<double> prefill;
+    std::vector<double> decode;
+    for (std::size_t i = 0; i < options.repetitions; ++i) {
+      const Measured m = measure(*model, all.first(context), options.decode);
+      prefill.push_back(static_cast<double>(context) / m.prefill_seconds);
+      decode.push_back(static_cast<double>(options.decode) / m.decode_seconds);
+    }
+    double prefill_flops = 0.0;  // a token, on average
+    for (std::size_t t = 0; t < context; ++t) prefill_flops += attention_flops(config, t);
+    prefill_flops = cost.matrix_flops + prefill_flops / static_cast<double>(context);
+    const double peak = cost.reduced_matrices && !options.model.exact ? limits.bf16_flops_per_s
+                                                                      : limits.f32_flops_per_s;
+    points.push_back(
+        {{"context", context},
+         {"prefill_tokens_per_s", median(prefill)},
+         {"decode_tokens_per_s", median(decode)},
+         {"flops_per_token",
+          {{"prefill", prefill_flops},
+           {"decode", cost.matrix_flops + attention_flops(config, context + options.decode / 2)}}},
+         {"roofline_share",
+          {{"prefill", median(prefill) * prefill_flops / peak},
+           {"decode", median(decode) * cost.weight_bytes / limits.read_bytes_per_s}}}});
+  }
+
+  const auto milliseconds = [](const std::map<std::string, double>& seconds, std::size_t tokens) {
+    Json json = Json::object();
+    for (const auto& [name, value] : seconds) {
+      json[name] = value * 1e3 / static_cast<double>(tokens);
+    }
+    return json;
+  };
+  const std::size_t context = contexts.front();
+  const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
+  const std::size_t chunk = std::min<std::size_t>(context, 256);
+  Json result = points.front();
+  result["contexts"] = points;
+  result["weight_bytes_per_token"] = cost.weight_bytes;
+  result["machine"] = {{"threads", options.model.threads},
+                       {"read_bytes_per_s", limits.read_bytes_per_s},
+                       {"f32_flops_per_s", limits.f32_flops_per_s},
+                       {"bf16_flops_per_s", limits.bf16_flops_per_s}};
+  result["milliseconds_per_token"] = {
+      {"prefill", milliseconds(component_seconds(*model, {}, all.first(chunk), 1), chunk)},
+      {"decode", milliseconds(component_seconds(*model, all.first(context),
+                                                all.subspan(context, decoded), decoded),
+                              decoded)}};
+  result["backend"] = options.model.backend;
+  result["peak_rss_bytes"] = peak_rss_bytes();
+  if (options.json) {
+    print(result.dump(1) + "\n");
+    return;
+  }
+
+  const auto line = [](const char* format, auto... values) {
+    char text[200];
+    std::snprintf(text, sizeof(text), format, values...);
+    print(text);
+  };
+  line("read bandwidth %.1f GB/s, float32 %.0f GFLOP/s, BF16 %.0f GFLOP/s, %zu threads\n",
+       limits.read_bytes_per_s / 1e9, limits.f32_flops_per_s / 1e9, limits.bf16_flops_per_s / 1e9,
+       options.model.threads);
+  line("a decoded token reads %.1f MB of weights\n", cost.weight_bytes / 1e6);
+  for (const Json& point : points) {
+    line(
+        "context %zu: prefill %.1f tokens/s (%.0f %% of the arithmetic limit), decode %.2f "
+        "tokens/s (%.0f %% of the bandwidth limit)\n",
+        point["context"].get<std::size_t>(), point["prefill_tokens_per_s"].get<double>(),
+        100.0 * point["roofline_share"]["prefill"].get<double>(),
+        point["decode_tokens_per_s"].get<double>(),
+        100.0 * point["roofline_share"]["decode"].get<double>());
+  }
+  for (const char* phase : {"prefill", "decode"}) {
+    for (const auto& [name, value] : result["milliseconds_per_token"][phase].items()) {
+      line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
+    }
+  }
+  line("peak memory %.0f MB\n", static_cast<double>(peak_rss_bytes()) / 1e6);
+}
+
+/// Writes float32 [rows, cols] in NumPy's format, version 1.0.
+void write_npy(const std::string& path, std::span<const float> values, std::size_t cols) {
+  std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
+                       std::to_string(values.size() / cols) + ", " + std::to_string(cols) + "), }";
+  constexpr std::size_t kPreamble = 10;
+  header.append(64 - (kPreamble + header.size() + 1) % 64, ' ');
+  header += '\n';
+  std::ofstream out(path, std::ios::binary);
+  out << "\x93NUMPY" << '\x01' << '\x00' << static_cast<char>(header.size() & 0xff)
+      << static_cast<char>(header.size() >> 8) << header;
+  out.write(reinterpret_cast<const char*>(values.data()),
+            static_cast<std::streamsize>(values.size_bytes()));
+  out.close();
+  if (!out) throw Error(path, "cannot be written");
+}
+
+/// Answers one request a line: prefill, decode, logits, rss, quit.
+void serve_peer(const BenchOptions& options) {
+  const auto start = Clock::now();
+  const std::unique_ptr<AnyModel> model = load_model(options.model);
+  print(Json{{"ready", true}, {"load_s", seconds_since(start)}}.dump() + "\n");
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    const Json request = Json::parse(line);
+    const std::string op = request.at("op");
+    Json answer = Json::object();
+    if (op == "quit") return;
+    if (op == "prefill" || op == "decode") {
+      const std::vector<std::int32_t> tokens = request.at("tokens");
+      AnyState state = model->new_state();
+      auto begin = Clock::now();
+      Logits logits = model->prefill(state, tokens);
+      if (op == "prefill") {
+        answer = {{"s", seconds_since(begin)}, {"argmax", argmax(logits.values)}};
+      } else {
+        std::vector<std::int32_t> ids{argmax(logits.values)};
+        begin = Clock::now();
+        for (std::size_t i = request.at("n"); i > 0; --i) {
+          logits = model->decode(state, ids.back());
+          ids.push_back(argmax(logits.values));
+        }
+        answer = {{"s", seconds_since(begin)}, {"ids", ids}};
+      }
+    } else if (op == "logits") {
+      AnyState state = model->new_state();
+      std::vector<float> rows;
+      for (const std::vector<std::int32_t> chunk : request.at("chunks")) {
+        const AnyModel::Sequence sequence{&state, chunk};
+        const Logits logits = model->forward({&sequence, 1});
+        rows.insert(rows.end(), logits.values.begin(), logits.values.end());
+      }
+      write_npy(request.at("path"), rows, model->config().vocab_size);
+    } else if (op == "rss") {
+      answer = {{"peak_rss_mb", static_cast<double>(peak_rss_bytes()) / (1024.0 * 1024.0)}};
+    } else {
+      throw Error("--peer-protocol", "found the operation \"" + op +
+                                         "\", expected prefill, decode, logits, rss or quit");
+    }
+    print(answer.dump() + "\n");
+  }
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App& verb = *app.add_subcommand("bench", "Measure speed against the machine's limits");
+  add_model_options(verb, options->model, false);
+  verb.add_option("--prompt", options->prompt, "Tokens of the prompt")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--decode", options->decode, "Tokens to decode behind it")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--repetitions", options->repetitions, "Of which the median counts")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--contexts", options->contexts, "Several prompt lengths, e.g. 512,4096")
+      ->delimiter(',')
+      ->check(expect_count(1));
+  auto* json = verb.add_flag("--json", options->json, "Print one JSON object");
+  verb.add_flag("--peer-protocol", options->peer_protocol,
+                "Answer requests on standard input, one JSON object a line")
+      ->excludes(json);
+  verb.callback([options] { options->peer_protocol ? serve_peer(*options) : bench(*options); });
+}
+
+}  // namespace ds4::cli

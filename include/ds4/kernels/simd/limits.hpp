@@ -1,0 +1,70 @@
+// Loops that do nothing but read, or nothing but multiply: the machine's limits, to measure kernels
+// against.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <ds4/kernels/simd/product.hpp>
+
+namespace ds4::simd {
+
+/// Reads `bytes` (a multiple of 512) at p; the result only keeps the compiler from leaving it out.
+template <class A>
+inline std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
+  using Bits = xsimd::batch<std::uint64_t, typename A::Xsimd>;
+  constexpr std::size_t kBytes = Bits::size * sizeof(std::uint64_t);
+  constexpr std::size_t kStreams = 8;
+  Bits sum[kStreams];
+  for (Bits& s : sum) s = Bits(std::uint64_t{0});
+  for (std::size_t i = 0; i + kStreams * kBytes <= bytes; i += kStreams * kBytes) {
+    for (std::size_t j = 0; j < kStreams; ++j) {
+      sum[j] += Bits::load_unaligned(reinterpret_cast<const std::uint64_t*>(p + i + j * kBytes));
+    }
+  }
+  for (std::size_t j = 1; j < kStreams; ++j) sum[0] += sum[j];
+  std::uint64_t lanes[Bits::size];
+  sum[0].store_unaligned(lanes);
+  std::uint64_t total = 0;
+  for (const std::uint64_t lane : lanes) total += lane;
+  return total;
+}
+
+/// Multiplies and adds in registers, `rounds` times on as many accumulators as keep the units busy;
+/// returns the operations done, two to a multiply-add.
+template <class A>
+inline double multiply_in_registers(std::size_t rounds, bool bf16) {
+  constexpr std::size_t kAccumulators = kLanes<A> == 16 ? 24 : 12;
+  alignas(64) std::byte zeros[64] = {};
+  // An input that the compiler does not know: it could drop the loop otherwise.
+  const volatile std::uint8_t unknown = 0;
+  zeros[0] = std::byte{unknown};
+  const auto run = [&](auto product) {
+    using Product = decltype(product);
+    const typename Product::Row row = Product::load_row(zeros);
+    Batch<A> acc[kAccumulators];
+    for (auto& a : acc) a = splat<A>(0.0f);
+    for (std::size_t i = 0; i < rounds; ++i) {
+      for (auto& a : acc) {
+        a = Product::multiply_add(a, row, zeros);
+#if defined(__x86_64__)
+        asm volatile("" : "+v"(a.data));
+#endif
+      }
+    }
+    float total = 0.0f;
+    for (const auto& a : acc) total += sum_lanes<A>(a);
+    const volatile float sink = total;
+    static_cast<void>(sink);
+    return 2.0 * static_cast<double>(rounds * kAccumulators * Product::kStep);
+  };
+#ifdef DS4_HAVE_AVX512
+  if constexpr (kLanes<A> == 16) {
+    if (bf16) return run(Bf16DotProduct<A>{});
+  }
+#endif
+  static_cast<void>(bf16);
+  return run(F32Product<A>{});
+}
+
+}  // namespace ds4::simd
