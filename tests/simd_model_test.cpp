@@ -77,8 +77,8 @@ TEST_CASE_TEMPLATE("simd: exact logits are the golden ones on every instruction 
     const auto logits = model.forward(state, setup.ids);
     const double worst = check_close(std::string("logits, ") + kernels->name, logits.flat(),
                                      setup.golden.values("logits"), 2e-5 * deviation);
-    MESSAGE(setup.folder << ", " << kernels->name << ": largest error " << worst / deviation
-                         << " standard deviations");
+    MESSAGE(setup.folder << ", " << std::string(kernels->name) << ": largest error "
+                         << worst / deviation << " standard deviations");
   }
 }
 
@@ -95,8 +95,8 @@ TEST_CASE_TEMPLATE("simd: greedy continuation", Setup, TinyFlash, TinyProYarn, Q
   CHECK(ids == setup.golden.indices("greedy_ids"));
 }
 
-TEST_CASE_TEMPLATE("simd: one result for any chunks, threads and neighbours", Setup, TinyFlash,
-                   TinyProYarn, Quant) {
+TEST_CASE_TEMPLATE("simd: one result for any chunks, threads, neighbours and place of the weights",
+                   Setup, TinyFlash, TinyProYarn, Quant) {
   const Setup setup;
   const std::array<std::size_t, 1> whole{300};
   const std::array<std::size_t, 5> chunks{5, 64, 1, 130, 100};
@@ -109,6 +109,9 @@ TEST_CASE_TEMPLATE("simd: one result for any chunks, threads and neighbours", Se
       const auto expected = feed(model, setup.ids, whole);
       CHECK(feed(model, setup.ids, chunks) == expected);
       CHECK(feed(model, setup.ids, singles) == expected);
+      auto mapped =
+          setup.load({.threads = 1, .exact = exact, .resident = false, .kernels = kernels});
+      CHECK(feed(mapped, setup.ids, chunks) == expected);
       for (const std::size_t threads : {2, 5}) {
         auto threaded = setup.load({.threads = threads, .exact = exact, .kernels = kernels});
         CHECK(feed(threaded, setup.ids, chunks) == expected);

@@ -88,8 +88,7 @@ struct RandomMatrix {
     if (stored.scale_dtype == DType::f32) {
       float scale;
       std::memcpy(&scale, &scales[4 * block], 4);
-      // Exact in float64, rounded once to float32: what one float32 product gives.
-      return static_cast<double>(static_cast<float>(value * static_cast<double>(scale)));
+      return value * static_cast<double>(scale);  // exact in float64
     }
     return std::ldexp(value, std::to_integer<int>(scales[block]) - 127);
   }
@@ -105,7 +104,8 @@ std::size_t wrong_elements(const RandomMatrix& matrix) {
     stored.decode_row(r, row.data());
     if (row.back() != T(77)) ++wrong;
     for (std::size_t c = 0; c < stored.cols; ++c) {
-      const double expected = matrix.element(r, c);
+      // Rounded once: what one product in T gives.
+      const double expected = static_cast<double>(static_cast<T>(matrix.element(r, c)));
       const double got = static_cast<double>(row[c]);
       if (std::isnan(expected) ? !std::isnan(got) : got != expected) ++wrong;
     }

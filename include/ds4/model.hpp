@@ -110,7 +110,7 @@ class Model {
 
     template <class Visitor>
     void visit(Visitor&& visitor) {
-      visitor("embed.weight", embed);
+      visitor.rows("embed.weight", embed);
       layers.for_each([&](std::size_t i, auto& layer) {
         visitor.group("layers." + std::to_string(i) + ".", layer);
       });
@@ -150,6 +150,9 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   problems.throw_if_any(detail::printable_path(config_file));
 
   weights->checkpoint = Checkpoint::open(dir);
+  std::size_t bytes = 0;
+  for (const StoredTensor& tensor : weights->checkpoint->tensors()) bytes += tensor.data.size();
+  backend.expect_weights(bytes);
   WeightLoader<B> loader(*weights->checkpoint, backend);
   const bool has_extra_layer = std::ranges::any_of(
       weights->checkpoint->tensors(),

@@ -309,12 +309,10 @@ TEST_CASE("load: FP4 and FP8 matrices keep their shapes apart") {
   const std::string w1 = "layers.0.ffn.experts.0.w1.weight";
   auto copy = quant();
   copy.tensors[w1].reset(DType::i8, {128, 256});
-  expect_error<Quant>(copy, w1 +
-                                ": found I8 [128, 256], expected shape [128, 128]");
+  expect_error<Quant>(copy, w1 + ": found I8 [128, 256], expected shape [128, 128]");
   copy = quant();
   copy.tensors[w1].dtype = DType::f8_e4m3;
-  expect_error<Quant>(copy, w1 +
-                                ": found F8_E4M3 [128, 128], expected shape [128, 256]");
+  expect_error<Quant>(copy, w1 + ": found F8_E4M3 [128, 128], expected shape [128, 256]");
 }
 
 TEST_CASE("load: the multi-token-prediction layer") {
@@ -329,9 +327,7 @@ TEST_CASE("load: the multi-token-prediction layer") {
   auto incomplete = quant();
   incomplete.tensors.erase("mtp.0.h_proj.weight");
   incomplete.tensors.erase("mtp.0.attn.attn_sink");
-  expect_error<Quant>(incomplete,
-                      "mtp.0.h_proj.weight: missing; mtp.0.attn.attn_sink: missing; "
-                      "mtp.0.h_proj.scale: found F8_E8M0 [2, 2], expected no such tensor");
+  expect_error<Quant>(incomplete, "mtp.0.h_proj.weight: missing; mtp.0.attn.attn_sink: missing");
 
   auto misshapen = quant();
   misshapen.tensors["mtp.0.enorm.weight"].reset(DType::f32, {255});

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,7 +18,7 @@
 namespace ds4 {
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
-/// B::bind turns a stored matrix into the backend's.
+/// B::bind and B::bind_rows turn a stored matrix into the backend's.
 template <class B>
 class WeightLoader {
  public:
@@ -28,41 +29,17 @@ class WeightLoader {
   template <class M>
     requires requires { M::kRows; }
   void operator()(std::string_view name, M& matrix) {
-    const StoredTensor* tensor = take(name);
-    if (tensor == nullptr || tensor->dtype == DType::f8_e4m3 || tensor->dtype == DType::i8) {
-      find(prefix_ + scale_name(name));  // a problem with the weight is not one with its scale
+    if (const auto stored = stored_matrix<M>(name)) {
+      matrix = backend_.template bind<M::kRows, M::kCols>(*stored);
     }
-    if (tensor == nullptr) return;
-    StoredMatrix stored;
-    stored.values = tensor->data.data();
-    stored.rows = M::kRows;
-    stored.cols = M::kCols;
-    stored.dtype = tensor->dtype;
-    switch (tensor->dtype) {
-      case DType::f32:
-      case DType::bf16:
-      case DType::f16:
-        if (!expect_shape(*tensor, {M::kRows, M::kCols})) return;
-        break;
-      case DType::f8_e4m3:
-        if (!expect_shape(*tensor, {M::kRows, M::kCols}) ||
-            !take_scales(name, stored,
-                         {blocks(M::kRows, StoredMatrix::kFp8Block),
-                          blocks(M::kCols, StoredMatrix::kFp8Block)})) {
-          return;
-        }
-        break;
-      case DType::i8:
-        if (!expect_shape(*tensor, {M::kRows, blocks(M::kCols, 2)}) ||
-            !take_scales(name, stored, {M::kRows, blocks(M::kCols, StoredMatrix::kFp4Block)})) {
-          return;
-        }
-        break;
-      default:
-        expect_dtype(*tensor, "F32, BF16, F16, F8_E4M3 or I8 (packed FP4)");
-        return;
+  }
+
+  /// The same for a matrix whose rows are looked up, not multiplied.
+  template <class M>
+  void rows(std::string_view name, M& matrix) {
+    if (const auto stored = stored_matrix<M>(name)) {
+      matrix = backend_.template bind_rows<M::kRows, M::kCols>(*stored);
     }
-    matrix = backend_.template bind<M::kRows, M::kCols>(stored);
   }
 
   /// A small tensor, converted to T: F32, BF16 or F16.
@@ -133,6 +110,46 @@ class WeightLoader {
   }
 
  private:
+  /// The tensor of a matrix and its scales, checked; none if there is a problem with it.
+  template <class M>
+  std::optional<StoredMatrix> stored_matrix(std::string_view name) {
+    const StoredTensor* tensor = take(name);
+    if (tensor == nullptr || tensor->dtype == DType::f8_e4m3 || tensor->dtype == DType::i8) {
+      find(prefix_ + scale_name(name));  // a problem with the weight is not one with its scale
+    }
+    if (tensor == nullptr) return {};
+    StoredMatrix stored;
+    stored.values = tensor->data.data();
+    stored.rows = M::kRows;
+    stored.cols = M::kCols;
+    stored.dtype = tensor->dtype;
+    switch (tensor->dtype) {
+      case DType::f32:
+      case DType::bf16:
+      case DType::f16:
+        if (!expect_shape(*tensor, {M::kRows, M::kCols})) return {};
+        break;
+      case DType::f8_e4m3:
+        if (!expect_shape(*tensor, {M::kRows, M::kCols}) ||
+            !take_scales(name, stored,
+                         {blocks(M::kRows, StoredMatrix::kFp8Block),
+                          blocks(M::kCols, StoredMatrix::kFp8Block)})) {
+          return {};
+        }
+        break;
+      case DType::i8:
+        if (!expect_shape(*tensor, {M::kRows, blocks(M::kCols, 2)}) ||
+            !take_scales(name, stored, {M::kRows, blocks(M::kCols, StoredMatrix::kFp4Block)})) {
+          return {};
+        }
+        break;
+      default:
+        expect_dtype(*tensor, "F32, BF16, F16, F8_E4M3 or I8 (packed FP4)");
+        return {};
+    }
+    return stored;
+  }
+
   static constexpr std::size_t blocks(std::size_t n, std::size_t block) {
     return (n + block - 1) / block;
   }

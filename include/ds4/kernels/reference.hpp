@@ -86,6 +86,13 @@ class Reference {
   Matrix<Rows, Cols> bind(const StoredMatrix& stored) {
     return {stored};
   }
+  /// One whose rows are looked up, not multiplied.
+  template <std::size_t Rows, std::size_t Cols>
+  Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
+    return {stored};
+  }
+  /// Before weights are bound: how many bytes they are in all.
+  void expect_weights(std::size_t) {}
 
   template <std::size_t N, std::size_t D, class W>
   void embed(RowsView<T, N, D> x, std::span<const std::int32_t> ids, const W& embed) {

@@ -7,10 +7,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
+#include <string>
 #include <utility>
+
+#include <unistd.h>
 
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
@@ -18,6 +23,7 @@
 #include <ds4/kernels/simd/logs.hpp>
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
+#include <ds4/kernels/simd/weight_pool.hpp>
 #include <ds4/row_log.hpp>
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
@@ -31,6 +37,10 @@ struct SimdOptions {
   /// than float32, state rows are BF16, and the activations of BF16 matrices are rounded to BF16
   /// where the machine multiplies BF16.
   bool exact = false;
+  /// Where the weights are: read from the mapped files, as is needed for models beyond the memory's
+  /// size, or kept in memory in an order that streams better. Unless told, the backend keeps them
+  /// if they take at most half of the memory that is available.
+  std::optional<bool> resident = {};
   /// The instruction set; the one that this translation unit is compiled for, unless a program
   /// chooses another at run time.
   const simd::Kernels* kernels = &simd::kernels<simd::Native>();
@@ -43,7 +53,10 @@ class Simd {
  public:
   using Scalar = float;
   template <std::size_t Rows, std::size_t Cols>
-  using Matrix = ds4::Matrix<Rows, Cols>;
+  struct Matrix : simd::ProductMatrix {
+    static constexpr std::size_t kRows = Rows;
+    static constexpr std::size_t kCols = Cols;
+  };
   template <std::size_t... E>
   using Parameter = Tensor<float, E...>;
   template <std::size_t V, std::size_t K>
@@ -58,6 +71,8 @@ class Simd {
   explicit Simd(const SimdOptions& options = {})
       : kernels_(options.kernels),
         exact_(options.exact),
+        resident_(options.resident),
+        pool_(std::make_shared<simd::WeightPool>()),
         team_(std::make_shared<simd::Team>(options.threads)),
         shared_(team_->shared()),
         own_(team_->own(0)) {}
@@ -124,11 +139,31 @@ class Simd {
   std::size_t threads() const { return team_->threads(); }
   const char* instruction_set() const { return kernels_->name; }
 
-  /// A weight of the model from a checkpoint's: stays where it is.
+  /// Before weights are bound: how many bytes they are in all.
+  void expect_weights(std::size_t bytes) {
+    if (!resident_) resident_ = bytes <= available_memory() / 2;
+  }
+
+  /// A weight of the model from a checkpoint's.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind(const StoredMatrix& stored) {
     if (stored.dtype != DType::f32) reduced_ = true;
-    return {stored};
+    Matrix<Rows, Cols> matrix;
+    matrix.stored = stored;
+    if (resident_.value_or(false) && kernels_->has_product(stored.dtype)) {
+      std::byte* tiles = pool_->allocate(kernels_->tiled_bytes(stored));
+      kernels_->store_in_tiles(tiles, stored);
+      matrix.tiles = tiles;
+      simd::release_mapped(stored.values, Rows * Cols * dtype_size(stored.dtype));
+    }
+    return matrix;
+  }
+  /// A weight whose rows are looked up, not multiplied.
+  template <std::size_t Rows, std::size_t Cols>
+  Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
+    Matrix<Rows, Cols> matrix;
+    matrix.stored = stored;
+    return matrix;
   }
 
   template <std::size_t N, std::size_t D, class W>
@@ -192,7 +227,7 @@ class Simd {
   void linear(RowsView<float, N> y, RowsView<const float, K> x, const W& w) {
     Scratch memory(*this);
     const simd::Tokens tokens = lay_out(memory, w.stored.dtype, x.data(), x.extent(0), K);
-    multiply(memory, y.data(), N, w.stored, tokens);
+    multiply(memory, y.data(), N, w, tokens);
     wait_for_all();
   }
 
@@ -204,8 +239,8 @@ class Simd {
     float* decoded = memory.own<float>(simd::kTileRows * K);
     const Part rows = part(G * N, simd::kTileRows);
     for (std::size_t g = rows.begin / N; g * N < rows.end; ++g) {
-      const simd::RowRange range{&w.stored, std::max(rows.begin, g * N),
-                                 std::min(rows.end, (g + 1) * N), decoder(w.stored)};
+      const simd::RowRange range{&w, std::max(rows.begin, g * N), std::min(rows.end, (g + 1) * N),
+                                 decoder(w)};
       const simd::Tokens tokens{all.data + g * all.stride, G * all.stride, S, all.layout};
       kernels_->linear(y.data() + range.begin, G * N, range.begin, range, tokens, decoded);
     }
@@ -523,8 +558,8 @@ class Simd {
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
         const simd::Tokens tokens{gathered + begin * x_stride, x_stride, count, layout};
         float* gate = hidden + begin * F + rows.begin;
-        kernels_->linear(gate, F, rows.begin, range(expert.w1.stored, rows), tokens, decoded);
-        kernels_->linear(up, width, rows.begin, range(expert.w3.stored, rows), tokens, decoded);
+        kernels_->linear(gate, F, rows.begin, range(expert.w1, rows), tokens, decoded);
+        kernels_->linear(up, width, rows.begin, range(expert.w3, rows), tokens, decoded);
         for (std::size_t i = 0; i < count; ++i) {
           kernels_->swiglu(gate + i * F, up + i * width, width, static_cast<float>(limit));
         }
@@ -544,7 +579,7 @@ class Simd {
       }
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
         const simd::Tokens tokens{hidden_tokens + begin * h_stride, h_stride, count, layout};
-        kernels_->linear(out, width, rows.begin, range(expert.w2.stored, rows), tokens, decoded);
+        kernels_->linear(out, width, rows.begin, range(expert.w2, rows), tokens, decoded);
         for (std::size_t i = 0; i < count; ++i) {
           const std::size_t place = order[begin + i];
           kernels_->add_scaled(y[place / k].data() + rows.begin, out + i * width,
@@ -598,11 +633,26 @@ class Simd {
     matrix.decode_row(row, out);
   }
   using Decoder = decltype(simd::RowRange::decode);
-  static Decoder decoder(const StoredMatrix& w) {
-    return w.dtype == DType::f32 || w.dtype == DType::bf16 ? nullptr : &decode;
+  Decoder decoder(const simd::ProductMatrix& w) const {
+    return kernels_->has_product(w.stored.dtype) ? nullptr : &decode;
   }
-  static simd::RowRange range(const StoredMatrix& w, const Part& rows) {
+  simd::RowRange range(const simd::ProductMatrix& w, const Part& rows) const {
     return {&w, rows.begin, rows.end, decoder(w)};
+  }
+
+  static std::size_t available_memory() {
+#if defined(_SC_AVPHYS_PAGES)
+    std::ifstream info("/proc/meminfo");  // counts what caches would give back
+    for (std::string name, unit; info >> name;) {
+      std::size_t kilobytes = 0;
+      info >> kilobytes >> unit;
+      if (name == "MemAvailable:") return kilobytes * 1024;
+    }
+    return static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) *
+           static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+#else
+    return 0;
+#endif
   }
 
   simd::Tokens lay_out(Scratch& memory, DType dtype, const float* x, std::size_t S, std::size_t K) {
@@ -621,10 +671,10 @@ class Simd {
     return {tokens, stride, S, layout};
   }
 
-  void multiply(Scratch& memory, float* y, std::size_t y_stride, const StoredMatrix& w,
+  void multiply(Scratch& memory, float* y, std::size_t y_stride, const simd::ProductMatrix& w,
                 const simd::Tokens& tokens) {
-    float* decoded = memory.own<float>(simd::kTileRows * w.cols);
-    const Part rows = part(w.rows, simd::kTileRows);
+    float* decoded = memory.own<float>(simd::kTileRows * w.stored.cols);
+    const Part rows = part(w.stored.rows, simd::kTileRows);
     if (rows.begin == rows.end) return;
     kernels_->linear(y + rows.begin, y_stride, rows.begin, range(w, rows), tokens, decoded);
   }
@@ -676,6 +726,8 @@ class Simd {
 
   const simd::Kernels* kernels_;
   bool exact_;
+  std::optional<bool> resident_;
+  std::shared_ptr<simd::WeightPool> pool_;
   bool reduced_ = false;  // some weight is stored in less than float32
   std::shared_ptr<simd::Team> team_;
   std::size_t lane_ = 0;

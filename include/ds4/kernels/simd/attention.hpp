@@ -99,6 +99,7 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
   constexpr std::size_t kStep = 2 * kLanes<A>;
   const std::size_t padded = (d + kStep - 1) / kStep * kStep;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const std::size_t row_bytes = d * (bf16_rows ? 2 : 4);
   const std::size_t q_stride = token_stride<A>(layout, d);
   lay_out<A>(layout, scratch.q, q, d, heads, d);
   std::fill_n(scratch.values, heads * padded, 0.0f);
@@ -116,16 +117,13 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
       with_product<A>(layout, [&](auto product) {
         using Product = decltype(product);
         for (std::size_t k = 0; k < n; k += kTileRows) {
-          const std::byte* rows[kTileRows];
-          for (std::size_t r = 0; r < kTileRows; ++r) rows[r] = tile[std::min(k + r, n - 1)];
-          for (std::size_t j = 0; j < group; j += 4) {
-            // Rows that repeat the last key write into the tile's padding.
-            for (std::size_t t = 0; t < 4 && j + t < group; t += kTileTokens<A> < 4 ? 2 : 4) {
-              const std::size_t T =
-                  std::min<std::size_t>(kTileTokens<A> < 4 ? 2 : 4, group - j - t);
-              product_tile<A, Product>(T, scratch.scores + (j + t) * kKeyTile + k, kKeyTile, rows,
-                                       scratch.q + (h + j + t) * q_stride, q_stride, d, nullptr);
-            }
+          TileRows rows{{}, kSegment, row_bytes / kSegment, row_bytes % kSegment, nullptr};
+          // Rows that repeat the last key write into the padding of the scores.
+          for (std::size_t r = 0; r < kTileRows; ++r) rows.rows[r] = tile[std::min(k + r, n - 1)];
+          constexpr std::size_t kT = kTileTokens<A> < 4 ? 2 : 4;
+          for (std::size_t j = 0; j < group; j += kT) {
+            product_tile<A, Product>(std::min(kT, group - j), scratch.scores + j * kKeyTile + k,
+                                     kKeyTile, rows, scratch.q + (h + j) * q_stride, q_stride);
           }
         }
       });

@@ -19,6 +19,9 @@ struct Kernels {
   decltype(&token_stride<Baseline>) token_stride;
   decltype(&lay_out<Baseline>) lay_out;
   decltype(&linear<Baseline>) linear;
+  decltype(&has_product<Baseline>) has_product;
+  decltype(&tiled_bytes<Baseline>) tiled_bytes;
+  decltype(&store_in_tiles<Baseline>) store_in_tiles;
   decltype(&rms_norm<Baseline>) rms_norm;
   decltype(&swiglu<Baseline>) swiglu;
   decltype(&rotate_pairs<Baseline>) rotate_pairs;
@@ -40,12 +43,29 @@ struct Kernels {
 /// flags.
 template <class A>
 const Kernels& kernels() {
-  static constexpr Kernels table{
-      A::kName,          &layout_for<A>,       &token_stride<A>, &lay_out<A>,
-      &linear<A>,        &rms_norm<A>,         &swiglu<A>,       &rotate_pairs<A>,
-      &sinkhorn<A>,      &collapse_streams<A>, &mix_streams<A>,  &add_scaled<A>,
-      &pool<A>,          &attend<A>,           &store_bf16<A>,   &store_key<A>,
-      &lay_out_query<A>, &score_block<A>,      &read_all<A>,     &multiply_in_registers<A>};
+  static constexpr Kernels table{A::kName,
+                                 &layout_for<A>,
+                                 &token_stride<A>,
+                                 &lay_out<A>,
+                                 &linear<A>,
+                                 &has_product<A>,
+                                 &tiled_bytes<A>,
+                                 &store_in_tiles<A>,
+                                 &rms_norm<A>,
+                                 &swiglu<A>,
+                                 &rotate_pairs<A>,
+                                 &sinkhorn<A>,
+                                 &collapse_streams<A>,
+                                 &mix_streams<A>,
+                                 &add_scaled<A>,
+                                 &pool<A>,
+                                 &attend<A>,
+                                 &store_bf16<A>,
+                                 &store_key<A>,
+                                 &lay_out_query<A>,
+                                 &score_block<A>,
+                                 &read_all<A>,
+                                 &multiply_in_registers<A>};
   return table;
 }
 

@@ -17,6 +17,13 @@
 #define DS4_HAVE_AVX2 1
 #endif
 
+/// Before a loop with few rounds, a constant number: its arrays are to be registers.
+#if defined(__clang__)
+#define DS4_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DS4_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace ds4::simd {
 
 /// The instruction sets that kernels are written for. A kernel is a template over one of them, so

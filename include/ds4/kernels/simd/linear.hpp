@@ -66,26 +66,75 @@ struct Tokens {
   Layout layout;
 };
 
-/// The rows [begin, end) of a stored matrix. `decode` writes a row as float32 where the storage has
-/// no product of its own, and is null otherwise.
+/// A weight as the products read it: in place, or in tiles.
+///
+/// In tiles, each group of 4 rows (the last one filled up with zeros) is one piece of memory that
+/// is read from front to back: the first segment of each of its rows, then the second ones, and so
+/// on, rows filled up with zeros to whole segments. Memory then delivers at its full rate.
+struct ProductMatrix {
+  StoredMatrix stored;
+  const std::byte* tiles = nullptr;  ///< null: the rows are read where they are stored
+};
+
+/// Whether rows of this storage have a product; others are decoded to float32 row by row.
+template <class A>
+inline bool has_product(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::bf16;
+}
+
+/// Bytes of the matrix in tiles.
+template <class A>
+inline std::size_t tiled_bytes(const StoredMatrix& matrix) {
+  const std::size_t size = matrix.dtype == DType::bf16 ? 2 : 4;
+  return (matrix.rows + kTileRows - 1) / kTileRows * kTileRows *
+         padded_to_segments(matrix.cols, size) * size;
+}
+
+/// Writes the matrix in tiles; `out` is zero.
+template <class A>
+inline void store_in_tiles(std::byte* out, const StoredMatrix& matrix) {
+  const std::size_t size = matrix.dtype == DType::bf16 ? 2 : 4;
+  const std::size_t row_bytes = matrix.cols * size;
+  const std::size_t padded = padded_to_segments(matrix.cols, size) * size;
+  for (std::size_t row = 0; row < matrix.rows; ++row) {
+    const std::byte* in = matrix.values + row * row_bytes;
+    std::byte* tile = out + row / kTileRows * kTileRows * padded + row % kTileRows * kSegment;
+    for (std::size_t at = 0; at < row_bytes; at += kSegment, tile += kTileRows * kSegment) {
+      std::memcpy(tile, in + at, std::min(kSegment, row_bytes - at));
+    }
+  }
+}
+
+/// The rows [begin, end) of a weight; begin is a multiple of kTileRows in one stored in tiles.
+/// `decode` writes a row as float32 where the storage has no product, and is null otherwise.
 struct RowRange {
-  const StoredMatrix* matrix;
+  const ProductMatrix* matrix;
   std::size_t begin;
   std::size_t end;
   void (*decode)(const StoredMatrix& matrix, std::size_t row, float* out);
 };
 
-/// Up to four consecutive stored rows as a tile wants them: in place, or decoded to float32 in
-/// `decoded` [4, cols] if the storage has no product of its own. Rows past the end repeat the last.
-struct TileRows {
-  const std::byte* rows[kTileRows];
-  const std::byte* ahead;  ///< the rows that come next, where they are read in place
-};
+/// Bytes between what a product reads in place and what it asks memory for.
+inline constexpr std::size_t kAhead = 8192;
+
+/// The tile at `row` of a range; `decoded` [4, cols] is for storages without a product. Rows past
+/// the end repeat the last.
 template <class A>
 inline TileRows tile_rows(const RowRange& w, std::size_t row, float* decoded) {
-  const StoredMatrix& m = *w.matrix;
+  const StoredMatrix& m = w.matrix->stored;
   TileRows tile;
-  const std::size_t bytes = m.cols * (m.dtype == DType::bf16 ? 2 : 4);
+  const std::size_t size = m.dtype == DType::bf16 ? 2 : 4;
+  const std::size_t bytes = m.cols * size;
+  if (w.matrix->tiles != nullptr) {
+    const std::size_t padded = padded_to_segments(m.cols, size) * size;
+    const std::byte* first = w.matrix->tiles + row * padded;
+    for (std::size_t r = 0; r < kTileRows; ++r) tile.rows[r] = first + r * kSegment;
+    tile.stride = kTileRows * kSegment;
+    tile.whole = padded / kSegment;
+    tile.tail = 0;
+    tile.ahead = nullptr;
+    return tile;
+  }
   for (std::size_t r = 0; r < kTileRows; ++r) {
     const std::size_t source = row + r < w.end ? row + r : w.end - 1;
     if (w.decode == nullptr) {
@@ -95,7 +144,11 @@ inline TileRows tile_rows(const RowRange& w, std::size_t row, float* decoded) {
       tile.rows[r] = reinterpret_cast<const std::byte*>(decoded + r * m.cols);
     }
   }
-  tile.ahead = w.decode == nullptr ? m.values + (row + kTileRows) * bytes : nullptr;
+  tile.stride = kSegment;
+  tile.whole = bytes / kSegment;
+  tile.tail = bytes % kSegment;
+  tile.ahead =
+      w.decode == nullptr ? m.values + row * bytes + std::max(kTileRows * bytes, kAhead) : nullptr;
   return tile;
 }
 
@@ -107,21 +160,20 @@ inline constexpr std::size_t kRowBlock = 64;
 template <class A, class Store>
 inline void for_each_tile(const RowRange& w, const Tokens& x, float* decoded, Store&& store) {
   constexpr std::size_t kT = kTileTokens<A>;
-  const std::size_t K = w.matrix->cols;
   with_product<A>(x.layout, [&](auto product) {
     using Product = decltype(product);
-    const auto tile = [&](const TileRows& rows, std::size_t row, std::size_t token, bool first) {
+    const auto tile = [&](TileRows rows, std::size_t row, std::size_t token) {
+      if (token > 0) rows.ahead = nullptr;  // the first tokens have asked already
       float values[kT * kTileRows];
       const std::size_t T = std::min(kT, x.count - token);
-      product_tile<A, Product>(T, values, kTileRows, rows.rows, x.data + token * x.stride, x.stride,
-                               K, first ? rows.ahead : nullptr);
+      product_tile<A, Product>(T, values, kTileRows, rows, x.data + token * x.stride, x.stride);
       store(row, std::min(kTileRows, w.end - row), token, T, values);
     };
     if (w.decode != nullptr || x.count <= kT) {  // each row once, all its tokens right away
       for (std::size_t row = w.begin; row < w.end; row += kTileRows) {
         const TileRows rows = tile_rows<A>(w, row, decoded);
         for (std::size_t token = 0; token < x.count; token += kT) {
-          tile(rows, row, token, token == 0);
+          tile(rows, row, token);
         }
       }
       return;
@@ -130,7 +182,7 @@ inline void for_each_tile(const RowRange& w, const Tokens& x, float* decoded, St
       const std::size_t block_end = std::min(block + kRowBlock, w.end);
       for (std::size_t token = 0; token < x.count; token += kT) {
         for (std::size_t row = block; row < block_end; row += kTileRows) {
-          tile(tile_rows<A>(w, row, decoded), row, token, token == 0);
+          tile(tile_rows<A>(w, row, decoded), row, token);
         }
       }
     }
