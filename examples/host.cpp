@@ -5,6 +5,7 @@
 #include <iostream>
 #include <vector>
 
+#include <ds4/kernels/simd.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/austen.hpp>
 #include <ds4/tokenizer.hpp>
@@ -14,7 +15,7 @@ int main(int argc, char** argv) try {
     std::cerr << "usage: ds4_host DIR\n";
     return 2;
   }
-  auto model = ds4::Model<ds4::models::austen>::load(argv[1]);
+  auto model = ds4::Model<ds4::models::austen, ds4::Simd>::load(argv[1]);
   const auto tokenizer = ds4::Tokenizer::load(argv[1]);
 
   std::vector<std::int32_t> prompt = tokenizer.encode("She was not");

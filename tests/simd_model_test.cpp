@@ -26,6 +26,8 @@
 
 namespace {
 
+using Sizes = std::vector<std::size_t>;
+
 using ds4::test::check_close;
 using ds4::test::Golden;
 using ds4::test::standard_deviation;
@@ -112,7 +114,7 @@ TEST_CASE_TEMPLATE("simd: one result for any chunks, threads, neighbours and pla
       auto mapped =
           setup.load({.threads = 1, .exact = exact, .resident = false, .kernels = kernels});
       CHECK(feed(mapped, setup.ids, chunks) == expected);
-      for (const std::size_t threads : {2, 5}) {
+      for (const std::size_t threads : Sizes{2, 5}) {
         auto threaded = setup.load({.threads = threads, .exact = exact, .kernels = kernels});
         CHECK(feed(threaded, setup.ids, chunks) == expected);
       }

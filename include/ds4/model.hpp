@@ -54,7 +54,7 @@ class Model {
   /// Loads a checkpoint folder: config.json, and model.safetensors or its shards, which stay mapped
   /// while the model or a copy lives. Throws ds4::Error if the configuration is not C's, field by
   /// field, or a tensor is missing, surplus, misshapen or of an unknown storage.
-  static Model load(const std::filesystem::path& dir, B backend = {});
+  static Model load(const std::filesystem::path& dir, B backend = B());
 
   /// The state of an empty sequence.
   State new_state() const { return {}; }
@@ -149,13 +149,14 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   }
   problems.throw_if_any(detail::printable_path(config_file));
 
-  weights->checkpoint = Checkpoint::open(dir);
+  const Checkpoint checkpoint = Checkpoint::open(dir);
+  weights->checkpoint = checkpoint;
   std::size_t bytes = 0;
-  for (const StoredTensor& tensor : weights->checkpoint->tensors()) bytes += tensor.data.size();
+  for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes);
-  WeightLoader<B> loader(*weights->checkpoint, backend);
+  WeightLoader<B> loader(checkpoint, backend);
   const bool has_extra_layer = std::ranges::any_of(
-      weights->checkpoint->tensors(),
+      checkpoint.tensors(),
       [](const StoredTensor& tensor) { return tensor.name.starts_with("mtp.0."); });
   if (weights->config.has_dspark) {
     loader.set_aside("mtp.");

@@ -93,16 +93,18 @@ class ConfigFields {
   /// The value that is stated, if any; statements that contradict the first one are recorded.
   template <class T>
   std::optional<T> agreed(const std::vector<Statement<T>>& statements) {
-    const Statement<T>* first = nullptr;
+    std::optional<T> first;
+    std::string where;
     for (const auto& each : statements) {
       if (!each.value) continue;
-      if (first == nullptr) {
-        first = &each;
-      } else if (*each.value != *first->value) {
-        reject(each.path, text(*first->value) + " as in " + first->path, text(*each.value));
+      if (!first) {
+        first = each.value;
+        where = each.path;
+      } else if (*each.value != *first) {
+        reject(each.path, text(*first) + " as in " + where, text(*each.value));
       }
     }
-    return first == nullptr ? std::nullopt : first->value;
+    return first;
   }
 
   /// Sets value to what is stated; if nothing is, records the last statement's path as missing.

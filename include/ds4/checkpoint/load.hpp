@@ -185,7 +185,8 @@ class WeightLoader {
     return std::string(weight.substr(0, weight.rfind('.'))) + ".scale";
   }
 
-  bool take_scales(std::string_view weight, StoredMatrix& matrix, std::vector<std::size_t> shape) {
+  bool take_scales(std::string_view weight, StoredMatrix& matrix,
+                   const std::vector<std::size_t>& shape) {
     const StoredTensor* tensor = take(scale_name(weight));
     if (tensor == nullptr || !expect_shape(*tensor, shape)) return false;
     if (tensor->dtype != DType::f8_e8m0 && tensor->dtype != DType::f32) {

@@ -231,6 +231,7 @@ class Safetensors {
 
   void check_coverage(std::span<const std::byte> buffer, detail::Problems& problems) const {
     std::vector<const StoredTensor*> order;
+    order.reserve(tensors_.size());
     for (const StoredTensor& tensor : tensors_) order.push_back(&tensor);
     const auto begin_of = [&](const StoredTensor* tensor) {
       return static_cast<std::size_t>(tensor->data.data() - buffer.data());

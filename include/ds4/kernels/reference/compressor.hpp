@@ -39,6 +39,7 @@ template <class T, class Kv, class Gate>
 void pool_window(T* out, std::size_t w, std::size_t m, std::size_t d, const T* ape, Kv&& kv,
                  Gate&& gate) {
   std::vector<PoolSlot<T>> slots;
+  slots.reserve(m);
   for (std::size_t j = 0; j < m; ++j) {
     slots.push_back({kv(w * m + j), gate(w * m + j), ape + j * d});
   }
@@ -51,6 +52,7 @@ template <class T, class Kv, class Gate>
 void pool_overlapping(T* out, std::size_t w, std::size_t m, std::size_t d, const T* ape, Kv&& kv,
                       Gate&& gate) {
   std::vector<PoolSlot<T>> slots;
+  slots.reserve(2 * m);
   for (std::size_t j = 0; w > 0 && j < m; ++j) {
     slots.push_back({kv((w - 1) * m + j), gate((w - 1) * m + j), ape + j * 2 * d});
   }

@@ -105,8 +105,8 @@ inline void store_in_tiles(std::byte* out, const StoredMatrix& matrix) {
   }
 }
 
-/// The rows [begin, end) of a weight; begin is a multiple of kTileRows in one stored in tiles.
-/// `decode` writes a row as float32 where the storage has no product, and is null otherwise.
+/// The rows [begin, end) of a weight. `decode` writes a row as float32 where the storage has no
+/// product, and is null otherwise.
 struct RowRange {
   const ProductMatrix* matrix;
   std::size_t begin;
@@ -127,8 +127,11 @@ inline TileRows tile_rows(const RowRange& w, std::size_t row, float* decoded) {
   const std::size_t bytes = m.cols * size;
   if (w.matrix->tiles != nullptr) {
     const std::size_t padded = padded_to_segments(m.cols, size) * size;
-    const std::byte* first = w.matrix->tiles + row * padded;
-    for (std::size_t r = 0; r < kTileRows; ++r) tile.rows[r] = first + r * kSegment;
+    for (std::size_t r = 0; r < kTileRows; ++r) {
+      const std::size_t source = row + r < w.end ? row + r : w.end - 1;
+      tile.rows[r] =
+          w.matrix->tiles + source / kTileRows * kTileRows * padded + source % kTileRows * kSegment;
+    }
     tile.stride = kTileRows * kSegment;
     tile.whole = padded / kSegment;
     tile.tail = 0;

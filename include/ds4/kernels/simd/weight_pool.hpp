@@ -55,10 +55,9 @@ class WeightPool {
 inline void release_mapped(const std::byte* p, std::size_t bytes) {
 #if defined(__linux__)
   constexpr std::size_t kPage = 4096;
-  const auto address = reinterpret_cast<std::uintptr_t>(p);
-  const std::uintptr_t first = (address + kPage - 1) / kPage * kPage;
-  const std::uintptr_t end = (address + bytes) / kPage * kPage;
-  if (end > first) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+  const std::size_t skipped = (kPage - reinterpret_cast<std::uintptr_t>(p) % kPage) % kPage;
+  if (bytes < skipped + kPage) return;
+  ::madvise(const_cast<std::byte*>(p + skipped), (bytes - skipped) / kPage * kPage, MADV_DONTNEED);
 #endif
 }
 

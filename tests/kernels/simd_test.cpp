@@ -1,0 +1,372 @@
+// The SIMD kernels of every instruction set against the reference kernels, at sizes that leave
+// remainders: 1, a vector less one, a vector, one more, primes.
+//
+// Tolerances: two orders of summation of K products of magnitude about 1 differ by less than
+// K * 2^-24 * a small factor; inputs rounded to BF16 have a relative error of 2^-9 each.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <ds4/kernels/reference/attention.hpp>
+#include <ds4/kernels/reference/compressor.hpp>
+#include <ds4/kernels/reference/hyper_connection.hpp>
+#include <ds4/kernels/reference/indexer.hpp>
+#include <ds4/kernels/reference/linear.hpp>
+#include <ds4/kernels/reference/norm.hpp>
+#include <ds4/kernels/reference/swiglu.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
+#include <ds4/kernels/simd/kernels.hpp>
+#include <ds4/kernels/simd/logs.hpp>
+#include <ds4/kernels/simd/team.hpp>
+#include <ds4/kernels/simd/top_k.hpp>
+#include <ds4/kernels/simd/weight_pool.hpp>
+#include <support/compare.hpp>
+
+namespace {
+
+using Sizes = std::vector<std::size_t>;
+
+using ds4::DType;
+using ds4::StoredMatrix;
+using ds4::simd::Kernels;
+using ds4::test::check_close;
+
+std::vector<float> random_values(std::size_t count, unsigned seed, float scale = 1.0f) {
+  std::mt19937 random(seed);
+  std::vector<float> values(count);
+  for (float& value : values) {
+    value = scale * (static_cast<float>(random() % 2001) / 1000.0f - 1.0f);
+  }
+  return values;
+}
+
+float rounded_to_bf16(float x) {
+  return ds4::bf16_to_float(ds4::simd::bf16_from_float<ds4::simd::Baseline>(x));
+}
+
+/// A matrix with its memory, float32 or BF16.
+struct Stored {
+  std::vector<std::byte> bytes;
+  StoredMatrix matrix;
+
+  Stored(std::size_t rows, std::size_t cols, DType dtype, unsigned seed) {
+    const auto values = random_values(rows * cols, seed);
+    bytes.resize(values.size() * ds4::dtype_size(dtype));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (dtype == DType::f32) {
+        std::memcpy(&bytes[4 * i], &values[i], 4);
+      } else {
+        const auto bits = ds4::simd::bf16_from_float<ds4::simd::Baseline>(values[i]);
+        std::memcpy(&bytes[2 * i], &bits, 2);
+      }
+    }
+    matrix.values = bytes.data();
+    matrix.rows = rows;
+    matrix.cols = cols;
+    matrix.dtype = dtype;
+  }
+};
+
+template <class F>
+void for_each_set(F&& f) {
+  for (const Kernels* kernels : ds4::simd::available_kernels()) {
+    CAPTURE(std::string(kernels->name));
+    f(*kernels);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("simd kernels: linear layers, in place and in tiles") {
+  for_each_set([](const Kernels& kernels) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const bool exact : {true, false}) {
+        for (const std::size_t K : Sizes{1, 15, 16, 17, 31, 33, 64, 97}) {
+          for (const std::size_t N : Sizes{1, 3, 4, 5, 67}) {
+            for (const std::size_t S : Sizes{1, 2, 5, 6, 7, 13}) {
+              const Stored w(N, K, dtype, 1);
+              const auto x = random_values(S * K, 2);
+              const auto layout = kernels.layout_for(dtype, exact);
+              const std::size_t stride = kernels.token_stride(layout, K);
+              std::vector<std::byte> tokens(S * stride);
+              kernels.lay_out(layout, tokens.data(), x.data(), K, S, K);
+              ds4::simd::ProductMatrix matrix{w.matrix, nullptr};
+              const auto multiply = [&] {
+                std::vector<float> y(S * N + 1, 77.0f);
+                kernels.linear(y.data(), N, 0, {&matrix, 0, N, nullptr},
+                               {tokens.data(), stride, S, layout}, nullptr);
+                CHECK(y.back() == 77.0f);  // nothing is written behind the end
+                y.pop_back();
+                return y;
+              };
+              const auto in_place = multiply();
+              std::vector<std::byte> tiles(kernels.tiled_bytes(w.matrix));
+              kernels.store_in_tiles(tiles.data(), w.matrix);
+              matrix.tiles = tiles.data();
+              CHECK(multiply() == in_place);
+              for (std::size_t begin = 1; begin < std::min<std::size_t>(N, 6); ++begin) {
+                std::vector<float> part(S * N);  // a range need not begin with a tile
+                kernels.linear(part.data(), N, 0, {&matrix, begin, N, nullptr},
+                               {tokens.data(), stride, S, layout}, nullptr);
+                CHECK(std::equal(part.begin() + static_cast<std::ptrdiff_t>(begin),
+                                 part.begin() + static_cast<std::ptrdiff_t>(N),
+                                 in_place.begin() + static_cast<std::ptrdiff_t>(begin)));
+              }
+
+              auto inputs = x;
+              if (layout == ds4::simd::Layout::bf16) {
+                std::ranges::transform(inputs, inputs.begin(), rounded_to_bf16);
+              }
+              std::vector<double> expected(S * N);
+              const std::vector<double> exact_inputs(inputs.begin(), inputs.end());
+              ds4::reference::linear(expected.data(), N, exact_inputs.data(), K, S, w.matrix, 0, N);
+              check_close("y", std::span<const float>(in_place), std::span<const double>(expected),
+                          static_cast<double>(K) * 0x1p-23);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("simd kernels: norms, activations, pooling, streams") {
+  for_each_set([](const Kernels& kernels) {
+    for (const std::size_t n : Sizes{1, 7, 16, 17, 61, 128}) {
+      const auto x = random_values(n, 1);
+      const auto w = random_values(n, 2);
+      std::vector<float> got(n);
+      std::vector<float> expected(n);
+      kernels.rms_norm(got.data(), x.data(), w.data(), n, 1e-6f);
+      ds4::reference::rms_norm(expected.data(), x.data(), w.data(), 1, n, 1e-6f);
+      check_close("rms_norm", std::span<const float>(got), std::span<const float>(expected), 1e-5);
+
+      got = expected = random_values(n, 3, 4.0f);
+      kernels.swiglu(got.data(), x.data(), n, 1.5f);
+      ds4::reference::swiglu(expected.data(), x.data(), n, 1.5f);
+      check_close("swiglu", std::span<const float>(got), std::span<const float>(expected), 1e-6);
+
+      constexpr std::size_t kSlots = 5;
+      std::vector<std::vector<float>> rows;
+      for (unsigned i = 0; i < 3 * kSlots; ++i) rows.push_back(random_values(n, 10 + i, 3.0f));
+      std::vector<ds4::reference::PoolSlot<float>> slots;
+      std::vector<const float*> kv;
+      std::vector<const float*> gate;
+      std::vector<const float*> ape;
+      for (std::size_t i = 0; i < kSlots; ++i) {
+        slots.push_back({rows[i].data(), rows[kSlots + i].data(), rows[2 * kSlots + i].data()});
+        kv.push_back(slots[i].kv);
+        gate.push_back(slots[i].gate);
+        ape.push_back(slots[i].ape);
+      }
+      kernels.pool(got.data(), kv.data(), gate.data(), ape.data(), kSlots, n);
+      ds4::reference::pool(expected.data(), slots, n);
+      check_close("pool", std::span<const float>(got), std::span<const float>(expected), 1e-5);
+
+      for (const std::size_t N : Sizes{1, 3, 4}) {
+        auto X = random_values(N * n, 4);
+        auto reference = X;
+        const auto post = random_values(N, 5);
+        const auto comb = random_values(N * N, 6);
+        std::vector<float> old(N * 16);
+        kernels.collapse_streams(got.data(), X.data(), post.data(), N, n);
+        ds4::reference::collapse_streams(expected.data(), X.data(), post.data(), 1, N, n);
+        check_close("collapse", std::span<const float>(got), std::span<const float>(expected),
+                    1e-6);
+        kernels.mix_streams(X.data(), post.data(), comb.data(), x.data(), old.data(), N, n, 0, n);
+        ds4::reference::mix_streams(reference.data(), post.data(), comb.data(), x.data(),
+                                    old.data(), 1, N, n);
+        check_close("mix", std::span<const float>(X), std::span<const float>(reference), 2e-6);
+        auto matrix = random_values(N * N, 7, 5.0f);
+        auto other = matrix;
+        kernels.sinkhorn(matrix.data(), N, 20, 1e-6f);
+        ds4::reference::sinkhorn(other.data(), N, 20, 1e-6f);
+        check_close("sinkhorn", std::span<const float>(matrix), std::span<const float>(other),
+                    1e-5);
+      }
+    }
+  });
+}
+
+TEST_CASE("simd kernels: attention over any number of keys and heads") {
+  for_each_set([](const Kernels& kernels) {
+    for (const bool bf16 : {false, true}) {
+      for (const std::size_t d : Sizes{3, 16, 48, 65}) {
+        for (const std::size_t H : Sizes{1, 3, 8, 13}) {
+          for (const std::size_t count : Sizes{0, 1, 5, 255, 256, 257, 600}) {
+            const Stored rows(std::max<std::size_t>(count, 1), d, bf16 ? DType::bf16 : DType::f32,
+                              1);
+            const auto q = random_values(H * d, 2, 3.0f);
+            const auto sink = random_values(H, 3);
+            std::vector<const std::byte*> keys;
+            std::vector<std::vector<float>> values(count, std::vector<float>(d));
+            std::vector<const float*> reference_keys;
+            for (std::size_t k = 0; k < count; ++k) {
+              keys.push_back(rows.matrix.values + k * d * (bf16 ? 2 : 4));
+              rows.matrix.decode_row(k, values[k].data());
+              reference_keys.push_back(values[k].data());
+            }
+            const auto layout = kernels.layout_for(rows.matrix.dtype, true);
+            const std::size_t padded = (d + 31) / 32 * 32;
+            std::vector<float> scores(ds4::simd::kHeadGroup * ds4::simd::kKeyTile);
+            std::vector<float> sums(H * padded);
+            std::vector<float> top(H);
+            std::vector<float> sum(H);
+            std::vector<std::byte> laid_out(H * kernels.token_stride(layout, d));
+            std::vector<float> got(H * d);
+            std::vector<float> expected(H * d);
+            kernels.attend(got.data(), q.data(), sink.data(), keys.data(), count, H, d, bf16,
+                           layout,
+                           {scores.data(), sums.data(), top.data(), sum.data(), laid_out.data()});
+            ds4::reference::attend(expected.data(), q.data(), sink.data(), reference_keys, H, d);
+            CAPTURE(bf16);
+            CAPTURE(d);
+            CAPTURE(H);
+            CAPTURE(count);
+            check_close("out", std::span<const float>(got), std::span<const float>(expected), 1e-5);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("simd kernels: indexer scores") {
+  for_each_set([](const Kernels& kernels) {
+    for (const bool bf16 : {false, true}) {
+      for (const std::size_t dI : Sizes{1, 8, 15, 128}) {
+        for (const std::size_t nI : Sizes{1, 3, 16, 21}) {
+          const auto q = random_values(nI * dI, 1);
+          const auto weights = random_values(nI, 2);
+          const auto keys = random_values(16 * dI, 3);
+          std::vector<std::byte> block(ds4::simd::key_block_bytes(dI, bf16));
+          for (std::size_t k = 0; k < 16; ++k) {
+            kernels.store_key(block.data(), k, &keys[k * dI], dI, bf16);
+          }
+          std::vector<std::byte> query(nI * (dI + 1) * 4);
+          std::vector<float> scaled(nI);
+          kernels.lay_out_query(query.data(), scaled.data(), q.data(), weights.data(), nI, dI,
+                                bf16);
+          std::vector<float> got(16);
+          kernels.score_block(got.data(), block.data(), {query.data(), scaled.data()}, nI, dI,
+                              bf16);
+          auto rounded_q = q;
+          auto rounded_keys = keys;
+          if (bf16) {
+            std::ranges::transform(q, rounded_q.begin(), rounded_to_bf16);
+            std::ranges::transform(keys, rounded_keys.begin(), rounded_to_bf16);
+          }
+          std::vector<float> expected(16);
+          ds4::reference::index_scores(expected.data(), rounded_q.data(), weights.data(), 16, nI,
+                                       dI, [&](std::size_t w) { return &rounded_keys[w * dI]; });
+          check_close("scores", std::span<const float>(got), std::span<const float>(expected),
+                      1e-5);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("simd: the streaming top-k is that of a full sort") {
+  std::mt19937 random(1);
+  for (const std::size_t count : Sizes{1, 7, 16, 100, 5000}) {
+    for (const std::size_t topk : Sizes{1, 3, 64}) {
+      std::vector<float> scores(count);
+      for (float& score : scores) score = static_cast<float>(random() % 50);  // many ties
+      std::vector<ds4::simd::Candidate> buffer(2 * topk);
+      ds4::simd::TopK best(buffer.data(), topk);
+      for (std::size_t first = 0; first < count; first += 16) {
+        best.add(&scores[first], static_cast<std::int32_t>(first),
+                 std::min<std::size_t>(16, count - first));
+      }
+      std::vector<std::int32_t> got;
+      for (const auto& candidate : best.finish()) got.push_back(candidate.entry);
+      std::ranges::sort(got);
+      std::vector<std::int32_t> expected(topk);
+      ds4::reference::top_entries(expected.data(), scores, topk);
+      std::erase(expected, -1);
+      std::ranges::sort(expected);
+      CHECK(got == expected);
+    }
+  }
+}
+
+TEST_CASE("simd: logs share blocks until they write") {
+  ds4::simd::KeyLog<3> log;
+  const auto add = [](auto& to, float value) {
+    const float row[3] = {value, value, value};
+    std::memcpy(to.add(false), row, sizeof row);
+  };
+  const auto at = [](const auto& from, std::size_t row) {
+    float value;
+    std::memcpy(&value, from.row(row), sizeof value);
+    return value;
+  };
+  for (int i = 0; i < 100; ++i) add(log, static_cast<float>(i));
+  auto fork = log;
+  CHECK(fork.row(5) == log.row(5));  // the same memory
+  add(fork, 1000.0f);
+  add(log, 2000.0f);
+  CHECK(fork.row(5) == log.row(5));    // a block that nobody has written to
+  CHECK(fork.row(99) != log.row(99));  // one that both have
+  CHECK(at(fork, 99) == 99.0f);
+  CHECK(at(fork, 100) == 1000.0f);
+  CHECK(at(log, 100) == 2000.0f);
+  log.forget_before(70);
+  CHECK(at(log, 70) == 70.0f);
+  CHECK(log.bytes() < fork.bytes());
+  CHECK(at(fork, 0) == 0.0f);
+}
+
+TEST_CASE("simd: a team runs every lane, its barrier holds, its memory is one for all lanes") {
+  for (const std::size_t threads : Sizes{1, 2, 5}) {
+    ds4::simd::Team team(threads);
+    for (int pass = 0; pass < 3; ++pass) {
+      std::atomic<std::size_t> arrived = 0;
+      std::atomic<int> wrong = 0;
+      std::vector<std::byte*> memory(threads);
+      team.run([&](std::size_t lane, std::size_t lanes) {
+        ds4::simd::Arena::Cursor cursor(team.shared());
+        for (std::size_t round = 1; round <= 50; ++round) {
+          memory[lane] = cursor.allocate(100000);
+          ++arrived;
+          if (lanes > 1) team.barrier().wait();
+          if (arrived != round * lanes) ++wrong;
+          if (memory[lane] != memory[0]) ++wrong;
+          if (lanes > 1) team.barrier().wait();
+        }
+      });
+      CHECK(arrived == 50 * threads);
+      CHECK(wrong == 0);
+    }
+    const std::size_t held = team.shared().bytes();
+    team.run([&](std::size_t, std::size_t) {
+      ds4::simd::Arena::Cursor cursor(team.shared());
+      for (int round = 0; round < 50; ++round) cursor.allocate(100000);
+    });
+    CHECK(team.shared().bytes() == held);  // a steady state allocates nothing
+  }
+}
+
+TEST_CASE("simd: a weight pool hands out zeros that do not overlap") {
+  ds4::simd::WeightPool pool;
+  std::vector<std::byte*> parts;
+  for (const std::size_t bytes : Sizes{1, 64, 100, 40u << 20}) {
+    std::byte* part = pool.allocate(bytes);
+    CHECK(reinterpret_cast<std::uintptr_t>(part) % 64 == 0);
+    CHECK(std::all_of(part, part + bytes, [](std::byte b) { return b == std::byte{0}; }));
+    std::fill_n(part, bytes, std::byte{1});
+    parts.push_back(part);
+  }
+  CHECK(std::ranges::adjacent_find(parts) == parts.end());
+}
