@@ -162,7 +162,6 @@ void bench(const BenchOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
   const TokenCost cost = weight_cost(model_dir(options.model), config);
-  const MachineLimits limits = measure_limits(options.model.threads);
   std::vector<std::size_t> contexts = options.contexts;
   if (contexts.empty()) contexts.push_back(options.prompt);
   const std::size_t longest = *std::ranges::max_element(contexts);
@@ -174,7 +173,12 @@ void bench(const BenchOptions& options) {
   const auto ids = random_ids(longest + options.decode, config.vocab_size);
   const std::span<const std::int32_t> all = ids;
 
-  Json points = Json::array();
+  struct Point {
+    std::size_t context;
+    double prefill;  // tokens per second
+    double decode;
+  };
+  std::vector<Point> measured;
   for (const std::size_t context : contexts) {
     measure(*model, all.first(std::min<std::size_t>(context, 64)), 4);  // warm-up
     std::vector<double> prefill;
@@ -184,21 +188,7 @@ void bench(const BenchOptions& options) {
       prefill.push_back(static_cast<double>(context) / m.prefill_seconds);
       decode.push_back(static_cast<double>(options.decode) / m.decode_seconds);
     }
-    double prefill_flops = 0.0;  // a token, on average
-    for (std::size_t t = 0; t < context; ++t) prefill_flops += attention_flops(config, t);
-    prefill_flops = cost.matrix_flops + prefill_flops / static_cast<double>(context);
-    const double peak = cost.reduced_matrices && !options.model.exact ? limits.bf16_flops_per_s
-                                                                      : limits.f32_flops_per_s;
-    points.push_back(
-        {{"context", context},
-         {"prefill_tokens_per_s", median(prefill)},
-         {"decode_tokens_per_s", median(decode)},
-         {"flops_per_token",
-          {{"prefill", prefill_flops},
-           {"decode", cost.matrix_flops + attention_flops(config, context + options.decode / 2)}}},
-         {"roofline_share",
-          {{"prefill", median(prefill) * prefill_flops / peak},
-           {"decode", median(decode) * cost.weight_bytes / limits.read_bytes_per_s}}}});
+    measured.push_back({context, median(prefill), median(decode)});
   }
 
   const auto milliseconds = [](const std::map<std::string, double>& seconds, std::size_t tokens) {
@@ -211,6 +201,33 @@ void bench(const BenchOptions& options) {
   const std::size_t context = contexts.front();
   const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
   const std::size_t chunk = std::min<std::size_t>(context, 256);
+  const Json components = {
+      {"prefill", milliseconds(component_seconds(*model, {}, all.first(chunk), 1), chunk)},
+      {"decode", milliseconds(component_seconds(*model, all.first(context),
+                                                all.subspan(context, decoded), decoded),
+                              decoded)}};
+
+  // The limits come last: measuring them takes memory of its own.
+  const std::size_t peak_rss = peak_rss_bytes();
+  const MachineLimits limits = measure_limits(options.model.threads);
+  const double peak = cost.reduced_matrices && !options.model.exact ? limits.bf16_flops_per_s
+                                                                    : limits.f32_flops_per_s;
+  Json points = Json::array();
+  for (const Point& point : measured) {
+    double prefill_flops = 0.0;  // a token, on average
+    for (std::size_t t = 0; t < point.context; ++t) prefill_flops += attention_flops(config, t);
+    prefill_flops = cost.matrix_flops + prefill_flops / static_cast<double>(point.context);
+    const double decode_flops =
+        cost.matrix_flops + attention_flops(config, point.context + options.decode / 2);
+    points.push_back({{"context", point.context},
+                      {"prefill_tokens_per_s", point.prefill},
+                      {"decode_tokens_per_s", point.decode},
+                      {"flops_per_token", {{"prefill", prefill_flops}, {"decode", decode_flops}}},
+                      {"roofline_share",
+                       {{"prefill", point.prefill * prefill_flops / peak},
+                        {"decode", point.decode * cost.weight_bytes / limits.read_bytes_per_s}}}});
+  }
+
   Json result = points.front();
   result["contexts"] = points;
   result["weight_bytes_per_token"] = cost.weight_bytes;
@@ -218,13 +235,9 @@ void bench(const BenchOptions& options) {
                        {"read_bytes_per_s", limits.read_bytes_per_s},
                        {"f32_flops_per_s", limits.f32_flops_per_s},
                        {"bf16_flops_per_s", limits.bf16_flops_per_s}};
-  result["milliseconds_per_token"] = {
-      {"prefill", milliseconds(component_seconds(*model, {}, all.first(chunk), 1), chunk)},
-      {"decode", milliseconds(component_seconds(*model, all.first(context),
-                                                all.subspan(context, decoded), decoded),
-                              decoded)}};
+  result["milliseconds_per_token"] = components;
   result["backend"] = options.model.backend;
-  result["peak_rss_bytes"] = peak_rss_bytes();
+  result["peak_rss_bytes"] = peak_rss;
   if (options.json) {
     print(result.dump(1) + "\n");
     return;
@@ -253,7 +266,7 @@ void bench(const BenchOptions& options) {
       line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
     }
   }
-  line("peak memory %.0f MB\n", static_cast<double>(peak_rss_bytes()) / 1e6);
+  line("peak memory %.0f MB\n", static_cast<double>(peak_rss) / 1e6);
 }
 
 /// Writes float32 [rows, cols] in NumPy's format, version 1.0.

@@ -21,7 +21,7 @@
 #if defined(__clang__)
 #define DS4_UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define DS4_UNROLL _Pragma("GCC unroll 16")
+#define DS4_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 namespace ds4::simd {

@@ -43,17 +43,17 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
     using Product = decltype(product);
     const typename Product::Row row = Product::load_row(zeros);
     Batch<A> acc[kAccumulators];
-    for (auto& a : acc) a = splat<A>(0.0f);
+    DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) acc[j] = splat<A>(0.0f);
     for (std::size_t i = 0; i < rounds; ++i) {
-      for (auto& a : acc) {
-        a = Product::multiply_add(a, row, zeros);
+      DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) {
+        acc[j] = Product::multiply_add(acc[j], row, zeros);
 #if defined(__x86_64__)
-        asm volatile("" : "+v"(a.data));
+        asm volatile("" : "+v"(acc[j].data));
 #endif
       }
     }
     float total = 0.0f;
-    for (const auto& a : acc) total += sum_lanes<A>(a);
+    DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) total += sum_lanes<A>(acc[j]);
     const volatile float sink = total;
     static_cast<void>(sink);
     return 2.0 * static_cast<double>(rounds * kAccumulators * Product::kStep);
