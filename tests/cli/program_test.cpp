@@ -274,6 +274,20 @@ TEST_CASE("program: logits refuses bad input and writes nothing") {
   CHECK(read(dir / "out") == before);  // what was there stays
 }
 
+/// What `ds4 perplexity` prints.
+struct Perplexity {
+  std::size_t count = 0;
+  double mean = 0.0;
+  double perplexity = 0.0;
+};
+Perplexity read_perplexity(const Result& result) {
+  Perplexity printed;
+  REQUIRE(std::sscanf(result.out.c_str(),
+                      "predictions: %zu negative log-likelihood per token: %lf perplexity: %lf",
+                      &printed.count, &printed.mean, &printed.perplexity) == 3);
+  return printed;
+}
+
 TEST_CASE("program: the perplexity of the held-out text is the reference figure") {
   // Of the reference implementation in float32: 3.5504 and 34.83, to three decimals and two.
   for (const char* backend : {"reference", "simd"}) {
@@ -282,12 +296,7 @@ TEST_CASE("program: the perplexity of the held-out text is the reference figure"
                                        "--exact", "--backend", backend});
     CAPTURE(result.out);
     CHECK(result.code == 0);
-    std::size_t count = 0;
-    double mean = 0.0;
-    double perplexity = 0.0;
-    REQUIRE(std::sscanf(result.out.c_str(),
-                        "predictions: %zu negative log-likelihood per token: %lf perplexity: %lf",
-                        &count, &mean, &perplexity) == 3);
+    const auto [count, mean, perplexity] = read_perplexity(result);
     CHECK(count == 55689);
     CHECK(std::abs(mean - 3.5504) < 5e-5);
     CHECK(std::abs(perplexity - 34.83) < 5e-3);
@@ -329,12 +338,7 @@ TEST_CASE("program: perplexity agrees with the logits") {
                    "--context", std::to_string(kContext)});
   CHECK(result.code == 0);
   CHECK(result.err.empty());
-  std::size_t count = 0;
-  double mean = 0.0;
-  double perplexity = 0.0;
-  REQUIRE(std::sscanf(result.out.c_str(),
-                      "predictions: %zu negative log-likelihood per token: %lf perplexity: %lf",
-                      &count, &mean, &perplexity) == 3);
+  const auto [count, mean, perplexity] = read_perplexity(result);
   CHECK(count == predictions);
   CHECK(mean == doctest::Approx(sum / static_cast<double>(predictions)).epsilon(1e-5));
   CHECK(perplexity == doctest::Approx(std::exp(mean)).epsilon(1e-5));
