@@ -46,14 +46,14 @@ TEST_CASE("row log: rows keep their numbers when earlier ones are forgotten") {
   ds4::RowLog<int, 2> log;
   const std::vector<int> rows{0, 1, 10, 11, 20, 21, 30, 31};
   log.append({rows.data(), 4});
-  log.drop_before(3);
+  log.forget_before(3);
   CHECK(log.first() == 3);
   CHECK(log.end() == 4);
   CHECK(log.row(3)[0] == 30);
   CHECK(log.row(3)[1] == 31);
-  log.drop_before(2);  // forgotten already: nothing changes
+  log.forget_before(2);  // forgotten already: nothing changes
   CHECK(log.first() == 3);
-  log.drop_before(9);  // beyond the end: what is there goes, the numbering goes on
+  log.forget_before(9);  // beyond the end: what is there goes, the numbering goes on
   CHECK(log.first() == 4);
   CHECK(log.end() == 4);
   log.append({rows.data(), 1});
@@ -77,7 +77,7 @@ TEST_CASE_TEMPLATE("row log: random appends, drops and copies", T, float, double
       // Mostly near the front, at times anywhere from 0 to beyond the end.
       const std::size_t row = below(4) == 0 ? below(model.end() + 3)
                                             : model.first + below(model.end() - model.first + 1);
-      log.drop_before(row);
+      log.forget_before(row);
       model.first = std::max(model.first, std::min(row, model.end()));
     }
     if (below(50) == 0) {
@@ -85,7 +85,7 @@ TEST_CASE_TEMPLATE("row log: random appends, drops and copies", T, float, double
       auto copy = log;
       const std::vector<T> row(kWidth, T(-1));
       log.append({row.data(), 1});
-      log.drop_before(log.end());
+      log.forget_before(log.end());
       model.check(copy);
       log = copy;
       copy.append({row.data(), 1});
@@ -102,7 +102,7 @@ TEST_CASE("row log: a sliding window over a long sequence keeps its rows") {
   for (std::size_t t = 0; t < 5000; ++t) {
     const float row = static_cast<float>(t);
     log.append({&row, 1});
-    log.drop_before(t + 1 - std::min<std::size_t>(t + 1, 127));
+    log.forget_before(t + 1 - std::min<std::size_t>(t + 1, 127));
     for (std::size_t p = log.first(); p < log.end(); ++p) {
       if (*log.row(p) != static_cast<float>(p)) ++wrong;
     }

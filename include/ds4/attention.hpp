@@ -23,7 +23,10 @@ struct KeySource {
 
 /// Stands for a part that a kind of layer does not have.
 struct Absent {
-  struct State {};
+  struct State {
+    template <class Self, class F>
+    static void for_each_log(Self&, F&&) {}
+  };
 };
 
 /// The attention of a layer of compress ratio m = Ratio: sliding (0), CSA or HCA.
@@ -62,7 +65,22 @@ struct Attention {
     KeyLog window;
     [[no_unique_address]] typename Entries::State compressor;
     [[no_unique_address]] typename Index::State indexer;
+
+    /// Calls f(log, tokens to a row, first_needed) for each log of `self`, a State or const State.
+    /// A sequence at a position has rows up to position / (tokens to a row), and needs those from
+    /// first_needed(position) on.
+    template <class Self, class F>
+    static void for_each_log(Self& self, F&& f) {
+      f(self.window, 1, &Attention::first_in_window);
+      Entries::State::for_each_log(self.compressor, f);
+      Index::State::for_each_log(self.indexer, f);
+    }
   };
+
+  /// The first token that the query at this position sees, other than itself.
+  static constexpr std::size_t first_in_window(std::size_t position) {
+    return position - std::min(position, C::sliding_window - 1);
+  }
 
   template <class Visitor>
   void visit(Visitor&& visitor) {
@@ -132,8 +150,7 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   ops::attend<kKind, Ratio, C::sliding_window>(backend, o, q, attn_sink, picks, pass.segments,
                                                std::span<const KeySource<KeyLog>>(sources));
   for (std::size_t i = 0; i < states.size(); ++i) {
-    const std::size_t end = pass.segments[i].position + pass.segments[i].count;
-    ops::forget_before(backend, states[i]->window, end - std::min(end, C::sliding_window - 1));
+    ops::forget_before(backend, states[i]->window, first_in_window(pass.segments[i].earliest()));
   }
   ops::rotate(backend, o, rotary, ops::Rotation::inverse);  // the value was rotated: undo it
   pass.observe("attn.out_unrotated", o);

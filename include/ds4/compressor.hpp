@@ -31,7 +31,22 @@ struct Compressor {
     typename B::template RowLog<kProjected> kv;
     typename B::template RowLog<kProjected> gate;
     EntryLog entries;
+
+    /// Calls f(log, tokens to a row, first_needed) for each log; see Attention::State.
+    template <class Self, class F>
+    static void for_each_log(Self& self, F&& f) {
+      f(self.kv, 1, &Compressor::first_needed);
+      f(self.gate, 1, &Compressor::first_needed);
+      f(self.entries, Ratio, [](std::size_t) { return std::size_t{0}; });
+    }
   };
+
+  /// The first token whose projections a sequence at this position still needs: those of the
+  /// unfinished window, and for overlapping windows those of the last full one.
+  static constexpr std::size_t first_needed(std::size_t position) {
+    const std::size_t windows = position / Ratio;
+    return (Overlapping && windows > 0 ? windows - 1 : windows) * Ratio;
+  }
 
   template <class Visitor>
   void visit(Visitor&& visitor) {
@@ -84,10 +99,8 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
     pass.observe(stage, entries);
     ops::append(backend, state.entries, entries);
 
-    // The next overlapping entry also reads the first halves of the last full window.
-    const std::size_t needed = (Overlapping ? windows - 1 : windows) * Ratio;
-    ops::forget_before(backend, state.kv, needed);
-    ops::forget_before(backend, state.gate, needed);
+    ops::forget_before(backend, state.kv, first_needed(segment.earliest()));
+    ops::forget_before(backend, state.gate, first_needed(segment.earliest()));
   }
 }
 

@@ -76,6 +76,10 @@ class LayerSequence {
   void for_each(F&& f) {
     walk([&](std::size_t layer, auto member) { f(layer, member(*this)); });
   }
+  template <class F>
+  void for_each(F&& f) const {
+    walk([&](std::size_t layer, auto member) { f(layer, member(*this)); });
+  }
 
   /// Calls f(layer number, layer, its counterparts) in order, where the counterparts are pointers
   /// to the same layer's elements in `others`, e.g. one state per sequence. They lie in scratch

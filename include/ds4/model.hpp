@@ -56,8 +56,9 @@ class Model {
   /// field, or a tensor is missing, surplus, misshapen or of an unknown storage.
   static Model load(const std::filesystem::path& dir, B backend = B());
 
-  /// The state of an empty sequence.
-  State new_state() const { return {}; }
+  /// The state of an empty sequence; see State about the limit.
+  State new_state() const { return State(); }
+  State new_state(std::size_t rollback_limit) const { return State(rollback_limit); }
 
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
@@ -207,7 +208,8 @@ auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
   std::vector<Segment> segments;
   std::vector<typename State::Layers*> states;
   for (const Sequence& sequence : batch) {
-    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position});
+    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position,
+                        sequence.state->rollback_limit()});
     states.push_back(&sequence.state->layers);
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(ids.size());
@@ -219,7 +221,7 @@ auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
   LogitsRows logits(wanted.size());
   backend_.run(
       [&](B& lane) { run_pass(lane, ids, positions, segments, states, wanted, logits, observer); });
-  for (const Sequence& sequence : batch) sequence.state->position += sequence.ids.size();
+  for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids.size());
   return logits;
 }
 

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <cassert>
 #include <cstddef>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
+#include <ds4/dtype.hpp>
 #include <ds4/tensor.hpp>
 
 namespace ds4 {
@@ -32,7 +35,7 @@ class RowLog {
   }
 
   /// Forgets the rows before `row`; rows that were never there are no error.
-  void drop_before(std::size_t row) {
+  void forget_before(std::size_t row) {
     const std::size_t dropped = std::min(row > first_ ? row - first_ : 0, rows_);
     first_ += dropped;
     rows_ -= dropped;
@@ -43,7 +46,43 @@ class RowLog {
     }
   }
 
+  /// Forgets the rows from `end` on; first() <= end <= end().
+  void truncate(std::size_t end) {
+    assert(end >= first_ && end <= this->end());
+    rows_ = end - first_;
+    data_.resize((skip_ + rows_) * Width);
+  }
+
+  /// Bytes of memory.
+  std::size_t bytes() const { return data_.capacity() * sizeof(T); }
+
+  // How a state is saved and restored: row by row, in the type that the log keeps.
+
+  DType dtype() const
+    requires std::is_floating_point_v<T>
+  {
+    return kDType;
+  }
+  /// The bytes of row number `row`, [Width] values of dtype().
+  void copy_row(std::size_t row, std::byte* out) const {
+    std::memcpy(out, this->row(row), Width * sizeof(T));
+  }
+  /// Becomes the empty log whose next row is `first`; false if it cannot keep rows of this type.
+  bool restart(std::size_t first, DType dtype) {
+    *this = {};
+    first_ = first;
+    return dtype == kDType;
+  }
+  /// Adds a row of the type that restart was told.
+  void append_row(const std::byte* row) {
+    data_.resize(data_.size() + Width);
+    std::memcpy(data_.data() + data_.size() - Width, row, Width * sizeof(T));
+    ++rows_;
+  }
+
  private:
+  static constexpr DType kDType = sizeof(T) == 8 ? DType::f64 : DType::f32;
+
   std::vector<T> data_;  // skip_ forgotten rows, then rows_ live ones
   std::size_t first_ = 0;
   std::size_t rows_ = 0;

@@ -1,15 +1,29 @@
 // What a sequence keeps between passes.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <istream>
+#include <ostream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include <ds4/config_values.hpp>
 #include <ds4/decoder_layer.hpp>
+#include <ds4/detail/checked_stream.hpp>
+#include <ds4/dtype.hpp>
+#include <ds4/error.hpp>
 #include <ds4/layer_sequence.hpp>
 
 namespace ds4 {
 
 /// The decoding state of one sequence: a plain value. A copy continues independently of the
-/// original. Source: model.md 5.3.
+/// original and shares its blocks until one of the two writes to them, where the backend's logs can
+/// (the SIMD backend's do). Source: model.md 5.3.
 template <ModelConfig C, Backend B>
 class State {
   struct LayerStates {
@@ -20,8 +34,162 @@ class State {
  public:
   using Layers = LayerSequence<C, LayerStates>;
 
+  /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
+  /// rows that these would need: per token and layer, a row of the window, and in CSA and HCA
+  /// layers the float32 projections of the compressors.
+  explicit State(std::size_t rollback_limit = 64) : rollback_limit_(rollback_limit) {}
+
   std::size_t position = 0;  ///< tokens taken in so far
   Layers layers;
+
+  std::size_t rollback_limit() const { return rollback_limit_; }
+  /// How many tokens rollback can take back now.
+  std::size_t rollback_available() const { return position - std::min(position, earliest_); }
+
+  /// Takes back the last `tokens` tokens: what follows is, bit for bit, what would have followed
+  /// without them. Throws ds4::Error, the state as before, beyond rollback_available().
+  void rollback(std::size_t tokens);
+
+  /// The state at this moment, to return to by assignment.
+  State snapshot() const { return *this; }
+  /// A second sequence with the same past.
+  State fork() const { return *this; }
+
+  /// Bytes of memory that the rows occupy, shared ones included.
+  std::size_t bytes() const;
+
+  /// Writes the state: a version, the configuration's fingerprint, every row and a checksum.
+  /// Throws ds4::Error if the stream fails.
+  void serialise(std::ostream& stream) const;
+
+  /// A state that serialise wrote. The logits after it are bitwise those after the original, on the
+  /// same backend with the same options; another backend can take it if its rows have the same
+  /// type. Throws ds4::Error for anything else: another version or configuration, a damaged or
+  /// truncated stream. Memory grows with what the stream holds, not with what it announces.
+  static State deserialise(std::istream& stream);
+
+  /// Calls f(log, tokens to a row, first_needed) for each log, in the order of the layers; see
+  /// Attention::State.
+  template <class F>
+  void for_each_log(F&& f) {
+    layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
+  }
+  template <class F>
+  void for_each_log(F&& f) const {
+    layers.for_each([&](std::size_t, const auto& layer) { layer.for_each_log(layer, f); });
+  }
+
+  /// After a pass whose segment had this state's rollback_limit: `tokens` more are taken in.
+  void advance(std::size_t tokens) {
+    position += tokens;
+    earliest_ = std::max(earliest_, position - std::min(position, rollback_limit_));
+  }
+
+ private:
+  static constexpr std::array<char, 8> kMagic{'d', 's', '4', 's', 't', 'a', 't', 'e'};
+  static constexpr std::uint32_t kVersion = 1;
+
+  /// Of every field of the configuration.
+  static std::uint64_t fingerprint() {
+    detail::Checksum sum;
+    const std::string text = to_string(config_values<C>());
+    sum.add(std::as_bytes(std::span(text)));
+    return sum.value();
+  }
+
+  std::size_t rollback_limit_;
+  std::size_t earliest_ = 0;  // the position that a rollback can go back to
 };
+
+template <ModelConfig C, Backend B>
+void State<C, B>::rollback(std::size_t tokens) {
+  if (tokens > rollback_available()) {
+    throw Error("rollback", "found " + std::to_string(tokens) + " tokens, expected at most " +
+                                std::to_string(rollback_available()) +
+                                ", what a rollback limit of " + std::to_string(rollback_limit_) +
+                                " leaves");
+  }
+  position -= tokens;
+  for_each_log([&](auto& log, std::size_t tokens_per_row, auto&&) {
+    log.truncate(position / tokens_per_row);
+  });
+}
+
+template <ModelConfig C, Backend B>
+std::size_t State<C, B>::bytes() const {
+  std::size_t bytes = 0;
+  for_each_log([&](const auto& log, std::size_t, auto&&) { bytes += log.bytes(); });
+  return bytes;
+}
+
+template <ModelConfig C, Backend B>
+void State<C, B>::serialise(std::ostream& stream) const {
+  detail::CheckedWriter out(stream, "state");
+  out.value(kMagic);
+  out.value(kVersion);
+  out.value(fingerprint());
+  for (const std::size_t number : {position, rollback_limit_, earliest_}) {
+    out.value(static_cast<std::uint64_t>(number));
+  }
+  for_each_log([&](const auto& log, std::size_t, auto&&) {
+    out.value(static_cast<std::uint64_t>(log.first()));
+    out.value(static_cast<std::uint8_t>(log.dtype()));
+    std::vector<std::byte> row(log.kWidth * dtype_size(log.dtype()));
+    for (std::size_t i = log.first(); i < log.end(); ++i) {
+      log.copy_row(i, row.data());
+      out.bytes(row);
+    }
+  });
+  out.finish();
+}
+
+template <ModelConfig C, Backend B>
+State<C, B> State<C, B>::deserialise(std::istream& stream) {
+  detail::CheckedReader in(stream, "state");
+  if (in.value<std::array<char, 8>>() != kMagic) {
+    in.fail("found something else, expected a state that ds4 saved");
+  }
+  if (const auto version = in.value<std::uint32_t>(); version != kVersion) {
+    in.fail("found version " + std::to_string(version) + ", expected " + std::to_string(kVersion));
+  }
+  if (in.value<std::uint64_t>() != fingerprint()) {
+    in.fail("found one of another configuration, expected one of " +
+            std::string(std::string_view(C::name)));
+  }
+  const auto position = in.value<std::uint64_t>();
+  State state(in.value<std::uint64_t>());
+  state.position = position;
+  state.earliest_ = in.value<std::uint64_t>();
+  if (position > C::max_position_embeddings || state.earliest_ > position) {
+    in.fail("found position " + std::to_string(position) + " and rollback to " +
+            std::to_string(state.earliest_) + ", expected at most " +
+            std::to_string(C::max_position_embeddings));
+  }
+  std::size_t number = 0;
+  state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+    const std::string name = "log " + std::to_string(number++);
+    const auto first = in.value<std::uint64_t>();
+    const std::size_t end = position / tokens_per_row;
+    if (first > end || first > first_needed(state.earliest_)) {
+      in.fail(name + ": found rows from " + std::to_string(first) + " on, expected them from " +
+              std::to_string(std::min(end, first_needed(state.earliest_))));
+    }
+    const auto code = in.value<std::uint8_t>();
+    const auto dtype = static_cast<DType>(code);
+    if (code > static_cast<std::uint8_t>(DType::u8) || !log.restart(first, dtype)) {
+      in.fail(name + ": found rows of a type that this backend does not keep" +
+              (code > static_cast<std::uint8_t>(DType::u8)
+                   ? ""
+                   : ", " + std::string(dtype_name(dtype))));
+    }
+    std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
+    for (std::size_t i = first; i < end; ++i) {
+      in.bytes(row);
+      log.append_row(row.data());
+    }
+  });
+  in.finish();
+  return state;
+}
 
 }  // namespace ds4

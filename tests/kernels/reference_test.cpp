@@ -547,7 +547,7 @@ TEST_CASE_TEMPLATE("reference: attend shows each query its window and its entrie
     // Two segments: one from the start, one that continues with only the window's rows kept.
     const std::array<Segment, 2> segments{Segment{0, 18, 0}, Segment{18, 10, 20}};
     auto kept = whole;
-    kept.drop_before(20 + 1 - W);
+    kept.forget_before(20 + 1 - W);
     const std::array<Source, 2> sources{Source{&whole, &entries}, Source{&kept, &entries}};
     Rows<T, 2, d> q(28);
     Rows<T, 2, d> out(28);
@@ -693,8 +693,8 @@ TEST_CASE_TEMPLATE("reference: HCA compressor", T, float, double) {
   check_golden("hca.pooled", std::as_const(entries), 128);
 
   // Later entries do not need the tokens of earlier ones.
-  kv_log.drop_before(128);
-  gate_log.drop_before(128);
+  kv_log.forget_before(128);
+  gate_log.forget_before(128);
   Rows<T, 16> later(2);
   ops::pool_entries<128, false>(backend, later.view(), 1, kv_log, gate_log, ape);
   CHECK(std::ranges::equal(later.flat(), entries.view().rows(1, 2).flat()));
@@ -728,8 +728,8 @@ TEST_CASE_TEMPLATE("reference: CSA compressor and indexer", T, float, double) {
     if (!pooled.empty()) check_golden(pooled, std::as_const(entries), 20);
 
     // Entry 6 needs windows 5 and 6 alone.
-    kv_log.drop_before(20);
-    gate_log.drop_before(20);
+    kv_log.forget_before(20);
+    gate_log.forget_before(20);
     Rows<T, Width> later(4);
     ops::pool_entries<4, true>(backend, later.view(), 6, kv_log, gate_log, ape);
     CHECK(std::ranges::equal(later.flat(), entries.view().rows(6, 4).flat()));

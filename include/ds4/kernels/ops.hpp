@@ -2,6 +2,7 @@
 // goes through here, so a mismatched extent does not compile, whatever the backend.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <concepts>
@@ -20,6 +21,13 @@ struct Segment {
   std::size_t first;
   std::size_t count;
   std::size_t position;
+  std::size_t rollback = 0;  ///< how many of the sequence's last tokens may be taken back later
+
+  /// The earliest position that the sequence may be at for its next pass.
+  std::size_t earliest() const {
+    const std::size_t end = position + count;
+    return end - std::min(end, rollback);
+  }
 };
 
 /// Cosines and sines of one rotary table for the rows of a pass, [S, r/2] each.

@@ -118,7 +118,7 @@ class Reference {
 
   template <std::size_t Width>
   void forget_before(RowLog<Width>& log, std::size_t row) {
-    log.drop_before(row);
+    log.forget_before(row);
   }
 
   template <std::size_t N, std::size_t K, class W>

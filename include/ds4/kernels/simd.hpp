@@ -24,7 +24,6 @@
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
 #include <ds4/kernels/simd/weight_pool.hpp>
-#include <ds4/row_log.hpp>
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
@@ -62,7 +61,7 @@ class Simd {
   template <std::size_t V, std::size_t K>
   using HashTable = Tensor<std::int32_t, V, K>;
   template <std::size_t Width>
-  using RowLog = ds4::RowLog<float, Width>;
+  using RowLog = simd::TailLog<Width>;
   template <std::size_t Width>
   using KeyLog = simd::KeyLog<Width>;
   template <std::size_t Width>
@@ -216,7 +215,7 @@ class Simd {
   }
   template <std::size_t Width>
   void forget_before(RowLog<Width>& log, std::size_t row) {
-    if (is_leader()) log.drop_before(row);
+    if (is_leader()) log.forget_before(row);
   }
   template <std::size_t Width>
   void forget_before(KeyLog<Width>& log, std::size_t row) {

@@ -24,6 +24,12 @@ inline std::size_t key_block_bytes(std::size_t dI, bool bf16) {
   return bf16 ? (dI + 1) / 2 * kKeyBlock * 4 : dI * kKeyBlock * 4;
 }
 
+/// Where channel `channel` of the key in place `slot` is in its block, in bytes.
+inline std::size_t key_offset(std::size_t slot, std::size_t channel, bool bf16) {
+  return bf16 ? (channel / 2 * kKeyBlock * 2 + slot * 2 + channel % 2) * 2
+              : (channel * kKeyBlock + slot) * 4;
+}
+
 /// Puts a key [dI] into place `slot` of its block, which starts out zero.
 template <class A>
 inline void store_key(std::byte* block, std::size_t slot, const float* key, std::size_t dI,
@@ -31,9 +37,9 @@ inline void store_key(std::byte* block, std::size_t slot, const float* key, std:
   for (std::size_t c = 0; c < dI; ++c) {
     if (bf16) {
       const std::uint16_t bits = bf16_from_float<A>(key[c]);
-      std::memcpy(block + (c / 2 * kKeyBlock * 2 + slot * 2 + c % 2) * 2, &bits, 2);
+      std::memcpy(block + key_offset(slot, c, true), &bits, 2);
     } else {
-      std::memcpy(block + (c * kKeyBlock + slot) * 4, key + c, 4);
+      std::memcpy(block + key_offset(slot, c, false), key + c, 4);
     }
   }
 }

@@ -1,6 +1,8 @@
 // State rows of the SIMD backend: keys in blocks that forks share until they write.
 #pragma once
 
+#include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -8,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include <ds4/dtype.hpp>
 #include <ds4/kernels/simd/indexer.hpp>
+#include <ds4/tensor.hpp>
 
 namespace ds4::simd {
 
@@ -16,7 +20,9 @@ namespace ds4::simd {
 /// blocks; a block is copied when one of its owners writes to it.
 class BlockList {
  public:
-  explicit BlockList(std::size_t block_bytes = 0) : block_bytes_(block_bytes) {}
+  /// Blocks of `block_bytes`; the first to be written has this number.
+  explicit BlockList(std::size_t block_bytes = 0, std::size_t first = 0)
+      : block_bytes_(block_bytes), first_(first) {}
 
   std::size_t block_bytes() const { return block_bytes_; }
   /// Block number `block`, which is not forgotten.
@@ -38,6 +44,10 @@ class BlockList {
     blocks_.erase(blocks_.begin(), blocks_.begin() + static_cast<std::ptrdiff_t>(count));
     first_ += count;
   }
+  /// Keeps the blocks before this one.
+  void truncate(std::size_t block) {
+    if (block - first_ < blocks_.size()) blocks_.resize(block - first_);
+  }
   std::size_t bytes() const { return blocks_.size() * block_bytes_; }
 
  private:
@@ -52,36 +62,73 @@ class BlockList {
   std::vector<std::shared_ptr<std::byte[]>> blocks_;
 };
 
-/// Rows [Width] that queries attend to, BF16 or float32, 64 to a block.
-template <std::size_t Width>
+/// Rows [Width], BF16 or float32, RowsPerBlock to a block: what queries attend to.
+template <std::size_t Width, std::size_t RowsPerBlock = 64>
 class KeyLog {
  public:
   static constexpr std::size_t kWidth = Width;
-  static constexpr std::size_t kRowsPerBlock = 64;
 
+  std::size_t first() const { return first_; }
   std::size_t end() const { return end_; }
   bool bf16() const { return bf16_; }
   const std::byte* row(std::size_t row) const {
-    return blocks_.block(row / kRowsPerBlock) + row % kRowsPerBlock * row_bytes();
+    return blocks_.block(row / RowsPerBlock) + row % RowsPerBlock * row_bytes();
   }
   /// Adds a row and returns where it goes. The first one settles the format.
   std::byte* add(bool bf16) {
-    if (end_ == 0) {
-      bf16_ = bf16;
-      blocks_ = BlockList(kRowsPerBlock * row_bytes());
-    }
-    std::byte* block = blocks_.writable(end_ / kRowsPerBlock);
-    return block + end_++ % kRowsPerBlock * row_bytes();
+    if (end_ == 0) restart(0, bf16 ? DType::bf16 : DType::f32);
+    std::byte* block = blocks_.writable(end_ / RowsPerBlock);
+    return block + end_++ % RowsPerBlock * row_bytes();
   }
-  void forget_before(std::size_t row) { blocks_.forget_before(row / kRowsPerBlock); }
+  void forget_before(std::size_t row) {
+    if (row <= first_) return;
+    first_ = std::min(row, end_);
+    blocks_.forget_before(first_ / RowsPerBlock);
+  }
   std::size_t bytes() const { return blocks_.bytes(); }
+
+  // As ds4::RowLog has it.
+  void truncate(std::size_t end) {
+    assert(end >= first_ && end <= end_);
+    end_ = end;
+    blocks_.truncate((end + RowsPerBlock - 1) / RowsPerBlock);
+  }
+  DType dtype() const { return bf16_ ? DType::bf16 : DType::f32; }
+  void copy_row(std::size_t row, std::byte* out) const {
+    std::memcpy(out, this->row(row), row_bytes());
+  }
+  bool restart(std::size_t first, DType dtype) {
+    first_ = end_ = first;
+    bf16_ = dtype == DType::bf16;
+    blocks_ = BlockList(RowsPerBlock * row_bytes(), first / RowsPerBlock);
+    return bf16_ || dtype == DType::f32;
+  }
+  void append_row(const std::byte* row) { std::memcpy(add(bf16_), row, row_bytes()); }
 
  private:
   std::size_t row_bytes() const { return Width * (bf16_ ? 2 : 4); }
 
   BlockList blocks_;
+  std::size_t first_ = 0;
   std::size_t end_ = 0;
   bool bf16_ = false;
+};
+
+/// Float32 rows [Width] that a compressor still needs.
+template <std::size_t Width>
+class TailLog : public KeyLog<Width, 16> {
+  using Rows = KeyLog<Width, 16>;
+
+ public:
+  const float* row(std::size_t row) const { return reinterpret_cast<const float*>(Rows::row(row)); }
+  void append(RowsView<const float, Width> rows) {
+    for (std::size_t i = 0; i < rows.extent(0); ++i) {
+      std::memcpy(Rows::add(false), rows[i].data(), Width * sizeof(float));
+    }
+  }
+  bool restart(std::size_t first, DType dtype) {
+    return Rows::restart(first, dtype) && dtype == DType::f32;
+  }
 };
 
 /// The indexer's keys [dI], in transposed blocks of kKeyBlock; see indexer.hpp.
@@ -92,6 +139,7 @@ class IndexLog {
   /// Key blocks to an allocation.
   static constexpr std::size_t kGroup = 8;
 
+  std::size_t first() const { return 0; }
   std::size_t end() const { return end_; }
   bool bf16() const { return bf16_; }
   const std::byte* key_block(std::size_t block) const {
@@ -99,16 +147,43 @@ class IndexLog {
   }
   /// Adds a key and returns its block; its slot is (end() - 1) % kKeyBlock.
   std::byte* add(bool bf16) {
-    if (end_ == 0) {
-      bf16_ = bf16;
-      blocks_ = BlockList(kGroup * key_block_bytes(dI, bf16_));
-    }
+    if (end_ == 0) restart(0, bf16 ? DType::bf16 : DType::f32);
     const std::size_t block = end_++ / kKeyBlock;
     return blocks_.writable(block / kGroup) + block % kGroup * key_block_bytes(dI, bf16_);
   }
   std::size_t bytes() const { return blocks_.bytes(); }
 
+  // As ds4::RowLog has it.
+  void truncate(std::size_t end) {
+    assert(end <= end_);
+    end_ = end;
+    blocks_.truncate((end + kGroup * kKeyBlock - 1) / (kGroup * kKeyBlock));
+  }
+  DType dtype() const { return bf16_ ? DType::bf16 : DType::f32; }
+  void copy_row(std::size_t row, std::byte* out) const {
+    for (std::size_t c = 0; c < dI; ++c) {
+      std::memcpy(out + c * element(), key_block(row / kKeyBlock) + place(row, c), element());
+    }
+  }
+  bool restart(std::size_t first, DType dtype) {
+    end_ = 0;
+    bf16_ = dtype == DType::bf16;
+    blocks_ = BlockList(kGroup * key_block_bytes(dI, bf16_));
+    return first == 0 && (bf16_ || dtype == DType::f32);
+  }
+  void append_row(const std::byte* row) {
+    std::byte* block = add(bf16_);
+    for (std::size_t c = 0; c < dI; ++c) {
+      std::memcpy(block + place(end_ - 1, c), row + c * element(), element());
+    }
+  }
+
  private:
+  std::size_t element() const { return bf16_ ? 2 : 4; }
+  std::size_t place(std::size_t row, std::size_t channel) const {
+    return key_offset(row % kKeyBlock, channel, bf16_);
+  }
+
   BlockList blocks_;
   std::size_t end_ = 0;
   bool bf16_ = false;
