@@ -73,75 +73,90 @@ void check_sequences(const std::vector<std::vector<std::int32_t>>& sequences,
   }
 }
 
-/// The layers of a sequence stand before its logits: in this order one pass produces them.
+/// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs.
 std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
                                 const ConfigValues& config, bool layers) {
   std::vector<TensorSpec> tensors;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::size_t S = sequences[i].size();
+    tensors.push_back({"logits." + std::to_string(i), DType::f32, {S, config.vocab_size}});
     for (std::size_t l = 0; layers && l < config.num_hidden_layers; ++l) {
       tensors.push_back({"layers." + std::to_string(i) + "." + std::to_string(l),
                          DType::f32,
                          {S, config.hc_mult, config.hidden_size}});
     }
-    tensors.push_back({"logits." + std::to_string(i), DType::f32, {S, config.vocab_size}});
   }
   return tensors;
 }
 
-/// The lengths of the passes that take in S tokens: chunks, the last one repeating, or all at once.
-std::vector<std::size_t> passes(std::size_t S, const std::vector<std::size_t>& chunks) {
-  std::vector<std::size_t> lengths;
-  for (std::size_t done = 0; done < S; done += lengths.back()) {
-    const std::size_t wanted =
-        chunks.empty() ? S : chunks[std::min(lengths.size(), chunks.size() - 1)];
-    lengths.push_back(std::min(wanted, S - done));
+/// A run of tokens of one sequence in a pass.
+struct Piece {
+  std::size_t sequence;
+  std::size_t begin;
+  std::size_t count;
+};
+
+/// Tokens to a pass where --chunks does not ask for more: they bound its memory.
+constexpr std::size_t kPassTokens = 512;
+
+/// All sequences as one batch: in each round every sequence that is not done yet adds its next
+/// chunk (the last one repeats; all its tokens without --chunks), and a round's chunks fill passes
+/// of up to kPassTokens.
+std::vector<std::vector<Piece>> passes(const std::vector<std::vector<std::int32_t>>& sequences,
+                                       const std::vector<std::size_t>& chunks) {
+  std::vector<std::vector<Piece>> passes;
+  std::vector<std::size_t> done(sequences.size(), 0);
+  for (std::size_t round = 0;; ++round) {
+    std::size_t room = 0;  // in the last pass
+    bool any = false;
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const std::size_t left = sequences[i].size() - done[i];
+      const std::size_t chunk =
+          chunks.empty() ? kPassTokens : chunks[std::min(round, chunks.size() - 1)];
+      const std::size_t count = std::min(chunk, left);
+      if (count == 0) continue;
+      if (count > room) {
+        passes.emplace_back();
+        room = std::max(kPassTokens, count);
+      }
+      passes.back().push_back({i, done[i], count});
+      done[i] += count;
+      room -= count;
+      any = true;
+    }
+    if (!any) return passes;
   }
-  return lengths;
 }
 
-/// Writes the tensors of one sequence. Where several passes contribute to several tensors, which
-/// the file holds one after the other, they are kept until the last pass is done.
-class SequenceWriter final : public StageObserver<float> {
+/// Writes what a pass puts out, each piece's rows to its own sequence's tensors.
+class PassWriter final : public StageObserver<float> {
  public:
-  /// `kept` counts the tensors to keep; 0 writes them as they come.
-  SequenceWriter(SafetensorsWriter& writer, std::size_t kept) : writer_(writer), kept_(kept) {}
-
-  void add(std::size_t tensor, std::span<const float> values) {
-    if (kept_.empty()) {
-      writer_.write(std::as_bytes(values));
-    } else {
-      kept_[tensor].insert(kept_[tensor].end(), values.begin(), values.end());
-    }
+  PassWriter(SafetensorsWriter& writer, std::span<const Piece> pieces, std::size_t tensors)
+      : writer_(writer), pieces_(pieces), tensors_(tensors) {
+    for (const Piece& piece : pieces) rows_ += piece.count;
   }
-  void finish() {
-    for (const auto& values : kept_) writer_.write(std::as_bytes(std::span(values)));
+
+  /// The rows of all pieces for tensor number `tensor` of their sequences.
+  void write(std::size_t tensor, std::span<const float> values) {
+    const std::size_t width = values.size() / rows_;
+    for (const Piece& piece : pieces_) {
+      writer_.write(piece.sequence * tensors_ + tensor,
+                    std::as_bytes(values.first(piece.count * width)));
+      values = values.subspan(piece.count * width);
+    }
   }
 
   void values(std::size_t layer, std::string_view stage, std::span<const float> values) override {
-    if (stage == "output") add(layer, values);
+    if (stage == "output") write(1 + layer, values);
   }
   void indices(std::size_t, std::string_view, std::span<const std::int32_t>) override {}
 
  private:
   SafetensorsWriter& writer_;
-  std::vector<std::vector<float>> kept_;
+  std::span<const Piece> pieces_;
+  std::size_t tensors_;  // of one sequence
+  std::size_t rows_ = 0;
 };
-
-void write_sequence(AnyModel& model, std::span<const std::int32_t> ids,
-                    const std::vector<std::size_t>& lengths, bool layers,
-                    SafetensorsWriter& writer) {
-  const std::size_t L = model.config().num_hidden_layers;
-  SequenceWriter tensors(writer, layers && lengths.size() > 1 ? L + 1 : 0);
-  AnyState state = model.new_state();
-  for (const std::size_t length : lengths) {
-    const AnyModel::Sequence next{&state, ids.first(length)};
-    tensors.add(L, model.forward({&next, 1}, layers ? &tensors : nullptr).values);
-    if (interrupted()) throw Error("logits", "interrupted");
-    ids = ids.subspan(length);
-  }
-  tensors.finish();
-}
 
 void logits(const LogitsOptions& options) {
   const auto sequences = parse_token_lists(options.tokens, read_file(options.tokens));
@@ -152,8 +167,18 @@ void logits(const LogitsOptions& options) {
 
   catch_interrupts();
   SafetensorsWriter writer(options.out, specify(sequences, model->config(), options.layers));
-  for (const auto& ids : sequences) {
-    write_sequence(*model, ids, passes(ids.size(), chunks), options.layers, writer);
+  std::vector<AnyState> states(sequences.size());
+  for (AnyState& state : states) state = model->new_state();
+  const std::size_t tensors = 1 + (options.layers ? model->config().num_hidden_layers : 0);
+  for (const auto& pieces : passes(sequences, chunks)) {
+    std::vector<AnyModel::Sequence> batch;
+    for (const Piece& piece : pieces) {
+      const std::span<const std::int32_t> ids = sequences[piece.sequence];
+      batch.push_back({&states[piece.sequence], ids.subspan(piece.begin, piece.count)});
+    }
+    PassWriter out(writer, pieces, tensors);
+    out.write(0, model->forward(batch, options.layers ? &out : nullptr).values);
+    if (interrupted()) throw Error("logits", "interrupted");
   }
   writer.finish();
 }
@@ -172,7 +197,7 @@ void add_logits(CLI::App& app) {
       ->check(expect_path());
   verb.add_option("--chunks", options->chunks,
                   "Take in each sequence in chunks of these sizes, the last one repeating, "
-                  "e.g. 5,64,1; default: at once")
+                  "e.g. 5,64,1")
       ->check([](const std::string& text) {
         return parse_chunks(text) ? ""
                                   : "expected whole numbers of at least 1 with commas between, "

@@ -440,6 +440,26 @@ TEST_CASE("safetensors writer: what is written is read back, every tensor aligne
   }
 }
 
+TEST_CASE("safetensors writer: tensors in any order") {
+  const TempDir dir;
+  SafetensorsWriter writer(dir.path() / "out",
+                           {{"a", DType::u8, {3}}, {"b", DType::u8, {2}}, {"c", DType::u8, {1}}});
+  writer.write(1, as_bytes("d"));
+  writer.write(2, as_bytes("f"));
+  writer.write(as_bytes("a"));  // the first that is not complete
+  writer.write(1, as_bytes("e"));
+  CHECK(error_text([&] { writer.write(1, as_bytes("x")); }) ==
+        doctest::Contains("out: b: expected 0 more bytes at most, found 1"));
+  CHECK(error_text([&] { writer.finish(); }) ==
+        doctest::Contains("out: a: expected 2 more bytes before the end, found none"));
+  writer.write(as_bytes("bc"));
+  writer.finish();
+  const Safetensors file(dir.path() / "out");
+  CHECK(bytes_of(file.find("a")->data) == "abc");
+  CHECK(bytes_of(file.find("b")->data) == "de");
+  CHECK(bytes_of(file.find("c")->data) == "f");
+}
+
 TEST_CASE("safetensors writer: no tensors") {
   const TempDir dir;
   SafetensorsWriter writer(dir.path() / "out", {});

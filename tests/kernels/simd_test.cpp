@@ -87,7 +87,7 @@ void for_each_set(F&& f) {
 
 }  // namespace
 
-TEST_CASE("simd kernels: linear layers, in place and in tiles") {
+TEST_CASE("simd kernels: linear layers, in place and in panels") {
   for_each_set([](const Kernels& kernels) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       for (const bool exact : {true, false}) {
@@ -100,26 +100,32 @@ TEST_CASE("simd kernels: linear layers, in place and in tiles") {
               const std::size_t stride = kernels.token_stride(layout, K);
               std::vector<std::byte> tokens(S * stride);
               kernels.lay_out(layout, tokens.data(), x.data(), K, S, K);
-              ds4::simd::ProductMatrix matrix{w.matrix, nullptr};
+              ds4::simd::ProductMatrix matrix{w.matrix};
+              std::vector<std::byte> scratch(kernels.linear_scratch(matrix));
               const auto multiply = [&] {
                 std::vector<float> y(S * N + 1, 77.0f);
-                kernels.linear(y.data(), N, 0, {&matrix, 0, N, nullptr},
-                               {tokens.data(), stride, S, layout}, nullptr);
+                kernels.linear(y.data(), N, {&matrix, 0, N, nullptr},
+                               {tokens.data(), stride, S, layout}, scratch.data());
                 CHECK(y.back() == 77.0f);  // nothing is written behind the end
                 y.pop_back();
                 return y;
               };
               const auto in_place = multiply();
-              std::vector<std::byte> tiles(kernels.tiled_bytes(w.matrix));
-              kernels.store_in_tiles(tiles.data(), w.matrix);
-              matrix.tiles = tiles.data();
-              CHECK(multiply() == in_place);
+              for (const std::size_t panel_rows : Sizes{1, 3, 16, 17, 32}) {
+                std::vector<std::byte> panels(kernels.panel_bytes(w.matrix));
+                kernels.store_in_panels(panels.data(), w.matrix, panel_rows);
+                matrix.panels = panels.data();
+                matrix.panel_rows = panel_rows;
+                CHECK(multiply() == in_place);
+              }
+              matrix.panels = nullptr;
+              matrix.panel_rows = 2;
               for (std::size_t begin = 1; begin < std::min<std::size_t>(N, 6); ++begin) {
-                std::vector<float> part(S * N);  // a range need not begin with a tile
-                kernels.linear(part.data(), N, 0, {&matrix, begin, N, nullptr},
-                               {tokens.data(), stride, S, layout}, nullptr);
-                CHECK(std::equal(part.begin() + static_cast<std::ptrdiff_t>(begin),
-                                 part.begin() + static_cast<std::ptrdiff_t>(N),
+                std::vector<float> part(S * N);  // a range need not begin with a panel
+                kernels.linear(part.data(), N, {&matrix, begin, N, nullptr},
+                               {tokens.data(), stride, S, layout}, scratch.data());
+                CHECK(std::equal(part.begin(),
+                                 part.begin() + static_cast<std::ptrdiff_t>(N - begin),
                                  in_place.begin() + static_cast<std::ptrdiff_t>(begin)));
               }
 
@@ -216,17 +222,15 @@ TEST_CASE("simd kernels: attention over any number of keys and heads") {
               rows.matrix.decode_row(k, values[k].data());
               reference_keys.push_back(values[k].data());
             }
-            const auto layout = kernels.layout_for(rows.matrix.dtype, true);
             const std::size_t padded = (d + 31) / 32 * 32;
             std::vector<float> scores(ds4::simd::kHeadGroup * ds4::simd::kKeyTile);
             std::vector<float> sums(H * padded);
             std::vector<float> top(H);
             std::vector<float> sum(H);
-            std::vector<std::byte> laid_out(H * kernels.token_stride(layout, d));
+            std::vector<std::byte> laid_out(H * padded * sizeof(float));
             std::vector<float> got(H * d);
             std::vector<float> expected(H * d);
-            kernels.attend(got.data(), q.data(), sink.data(), keys.data(), count, H, d, bf16,
-                           layout,
+            kernels.attend(got.data(), q.data(), sink.data(), keys.data(), count, H, d, bf16, true,
                            {scores.data(), sums.data(), top.data(), sum.data(), laid_out.data()});
             ds4::reference::attend(expected.data(), q.data(), sink.data(), reference_keys, H, d);
             CAPTURE(bf16);

@@ -429,21 +429,25 @@ class SafetensorsWriter {
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
   ~SafetensorsWriter() { discard(); }
 
-  /// Appends bytes to the current tensor; when it is complete, the next declared one is current.
-  /// Throws ds4::Error if they are more than it still takes, or cannot be written.
+  /// Appends bytes to the first tensor that is not complete. Throws ds4::Error if they are more
+  /// than it still takes, or cannot be written.
   void write(std::span<const std::byte> bytes) {
     if (bytes.empty()) return;
     if (current_ == tensors_.size()) {
       throw Error(detail::printable_path(path_), "found data after the last tensor");
     }
-    const std::size_t missing = sizes_[current_] - written_;
+    write(current_, bytes);
+  }
+
+  /// Appends bytes to the tensor with this number among those declared. Throws as above.
+  void write(std::size_t tensor, std::span<const std::byte> bytes) {
+    const std::size_t missing = sizes_[tensor] - written_[tensor];
     if (bytes.size() > missing) {
-      throw Error(where_current(), "expected " + std::to_string(missing) +
-                                       " more bytes at most, found " +
-                                       std::to_string(bytes.size()));
+      throw Error(where(tensor), "expected " + std::to_string(missing) +
+                                     " more bytes at most, found " + std::to_string(bytes.size()));
     }
-    write_at(offsets_[current_] + written_, bytes);
-    written_ += bytes.size();
+    write_at(offsets_[tensor] + written_[tensor], bytes);
+    written_[tensor] += bytes.size();
     skip_complete();
   }
 
@@ -452,7 +456,8 @@ class SafetensorsWriter {
   void finish() {
     if (temporary_.empty()) throw Error(detail::printable_path(path_), "finished already");
     if (current_ != tensors_.size()) {
-      throw Error(where_current(), "expected " + std::to_string(sizes_[current_] - written_) +
+      throw Error(where(current_), "expected " +
+                                       std::to_string(sizes_[current_] - written_[current_]) +
                                        " more bytes before the end, found none");
     }
     if (::fsync(file_.get()) != 0 || ::close(file_.release()) != 0) {
@@ -481,6 +486,7 @@ class SafetensorsWriter {
     nlohmann::json header = nlohmann::json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     offsets_.resize(tensors_.size());
+    written_.resize(tensors_.size());
     std::size_t end = 0;
     for (const std::size_t i : order) {
       const TensorSpec& tensor = tensors_[i];
@@ -546,14 +552,11 @@ class SafetensorsWriter {
   }
 
   void skip_complete() {
-    while (current_ < tensors_.size() && written_ == sizes_[current_]) {
-      ++current_;
-      written_ = 0;
-    }
+    while (current_ < tensors_.size() && written_[current_] == sizes_[current_]) ++current_;
   }
 
-  std::string where_current() const {
-    return detail::printable_path(path_) + ": " + detail::printable(tensors_[current_].name);
+  std::string where(std::size_t tensor) const {
+    return detail::printable_path(path_) + ": " + detail::printable(tensors_[tensor].name);
   }
 
   void discard() noexcept {
@@ -567,8 +570,8 @@ class SafetensorsWriter {
   std::vector<std::size_t> offsets_;  // from the start of the file
   std::filesystem::path temporary_;   // empty once finished
   detail::FileDescriptor file_;
-  std::size_t current_ = 0;  // the tensor that the next bytes belong to
-  std::size_t written_ = 0;  // bytes of it
+  std::vector<std::size_t> written_;  // bytes of each tensor
+  std::size_t current_ = 0;           // the first tensor that is not complete
 };
 
 }  // namespace ds4

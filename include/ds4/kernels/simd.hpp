@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -15,12 +14,11 @@
 #include <string>
 #include <utility>
 
-#include <unistd.h>
-
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/logs.hpp>
+#include <ds4/kernels/simd/memory.hpp>
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
 #include <ds4/kernels/simd/weight_pool.hpp>
@@ -37,7 +35,7 @@ struct SimdOptions {
   /// where the machine multiplies BF16.
   bool exact = false;
   /// Where the weights are: read from the mapped files, as is needed for models beyond the memory's
-  /// size, or kept in memory in an order that streams better. Unless told, the backend keeps them
+  /// size, or kept in memory in panels, which stream better. Unless told, the backend keeps them
   /// if they take at most half of the memory that is available.
   std::optional<bool> resident = {};
   /// The instruction set; the one that this translation unit is compiled for, unless a program
@@ -140,7 +138,7 @@ class Simd {
 
   /// Before weights are bound: how many bytes they are in all.
   void expect_weights(std::size_t bytes) {
-    if (!resident_) resident_ = bytes <= available_memory() / 2;
+    if (!resident_) resident_ = bytes <= simd::available_memory() / 2;
   }
 
   /// A weight of the model from a checkpoint's.
@@ -149,10 +147,13 @@ class Simd {
     if (stored.dtype != DType::f32) reduced_ = true;
     Matrix<Rows, Cols> matrix;
     matrix.stored = stored;
+    // A matrix of few rows is cut so that every lane has some.
+    matrix.panel_rows =
+        std::min(simd::kPanelRows, (Rows + team_->threads() - 1) / team_->threads());
     if (resident_.value_or(false) && kernels_->has_product(stored.dtype)) {
-      std::byte* tiles = pool_->allocate(kernels_->tiled_bytes(stored));
-      kernels_->store_in_tiles(tiles, stored);
-      matrix.tiles = tiles;
+      std::byte* panels = pool_->allocate(kernels_->panel_bytes(stored));
+      kernels_->store_in_panels(panels, stored, matrix.panel_rows);
+      matrix.panels = panels;
       simd::release_mapped(stored.values, Rows * Cols * dtype_size(stored.dtype));
     }
     return matrix;
@@ -235,13 +236,13 @@ class Simd {
     Scratch memory(*this);
     const std::size_t S = x.extent(0);
     const simd::Tokens all = lay_out(memory, w.stored.dtype, x.data(), S * G, K);
-    float* decoded = memory.own<float>(simd::kTileRows * K);
-    const Part rows = part(G * N, simd::kTileRows);
+    std::byte* panel = memory.own<std::byte>(kernels_->linear_scratch(w));
+    const Part rows = part(G * N, w.panel_rows);
     for (std::size_t g = rows.begin / N; g * N < rows.end; ++g) {
       const simd::RowRange range{&w, std::max(rows.begin, g * N), std::min(rows.end, (g + 1) * N),
                                  decoder(w)};
       const simd::Tokens tokens{all.data + g * all.stride, G * all.stride, S, all.layout};
-      kernels_->linear(y.data() + range.begin, G * N, range.begin, range, tokens, decoded);
+      kernels_->linear(y.data() + range.begin, G * N, range, tokens, panel);
     }
     wait_for_all();
   }
@@ -428,13 +429,16 @@ class Simd {
   void attend(RowsView<float, H, d> out, RowsView<const float, H, d> q, const Parameter<H>& sink,
               RowsView<const std::int32_t, TopK> picks, std::span<const Segment> segments,
               std::span<const Source> sources) {
-    constexpr std::size_t kGroups = (H + simd::kHeadGroup - 1) / simd::kHeadGroup;
     constexpr std::size_t kPadded = (d + 2 * kMaxLanes - 1) / (2 * kMaxLanes) * (2 * kMaxLanes);
     const std::size_t S = q.extent(0);
-    const Part mine = part(S * kGroups, 1);  // (token, group of heads) pairs
+    // The work is cut into (token, group of heads) pairs; a few tokens' groups are small enough
+    // that every lane has one.
+    const std::size_t group =
+        std::clamp<std::size_t>(S * H / lanes_, 1, std::min(H, simd::kHeadGroup));
+    const std::size_t groups = (H + group - 1) / group;
+    const Part mine = part(S * groups, 1);
     Scratch memory(*this);
     const bool bf16 = !sources.empty() && sources[0].window->bf16();
-    const simd::Layout layout = kernels_->layout_for(bf16 ? DType::bf16 : DType::f32, exact_);
     std::size_t longest = 0;
     for (const Segment& segment : segments) {
       longest = std::max(longest, segment.position + segment.count);
@@ -444,18 +448,18 @@ class Simd {
              : Kind == AttentionKind::csa ? TopK
                                           : 0);
     const auto keys = memory.own<const std::byte*>(most);
-    const simd::AttentionScratch scratch{
-        memory.own<float>(simd::kHeadGroup * simd::kKeyTile), memory.own<float>(H * kPadded),
-        memory.own<float>(H), memory.own<float>(H),
-        memory.own<std::byte>(H * kernels_->token_stride(layout, d))};
+    const simd::AttentionScratch scratch{memory.own<float>(simd::kHeadGroup * simd::kKeyTile),
+                                         memory.own<float>(H * kPadded), memory.own<float>(H),
+                                         memory.own<float>(H),
+                                         memory.own<std::byte>(H * kPadded * sizeof(float))};
 
     for (std::size_t i = 0; i < segments.size(); ++i) {
       const Segment& segment = segments[i];
-      const std::size_t begin = std::max(mine.begin, segment.first * kGroups);
-      const std::size_t end = std::min(mine.end, (segment.first + segment.count) * kGroups);
+      const std::size_t begin = std::max(mine.begin, segment.first * groups);
+      const std::size_t end = std::min(mine.end, (segment.first + segment.count) * groups);
       for (std::size_t item = begin; item < end;) {
-        const std::size_t s = item / kGroups;
-        const std::size_t next = std::min(end, (s + 1) * kGroups);
+        const std::size_t s = item / groups;
+        const std::size_t next = std::min(end, (s + 1) * groups);
         const std::size_t t = segment.position + (s - segment.first);
         std::size_t count = 0;
         for (std::size_t p = t + 1 - std::min(t + 1, W); p <= t; ++p) {
@@ -470,10 +474,10 @@ class Simd {
             if (w >= 0) keys[count++] = sources[i].entries->row(static_cast<std::size_t>(w));
           }
         }
-        const std::size_t head = item % kGroups * simd::kHeadGroup;
-        const std::size_t last = std::min(H, (next - s * kGroups) * simd::kHeadGroup);
+        const std::size_t head = item % groups * group;
+        const std::size_t last = std::min(H, (next - s * groups) * group);
         kernels_->attend(out[s][head].data(), q[s][head].data(), sink.data() + head, keys, count,
-                         last - head, d, bf16, layout, scratch);
+                         last - head, d, bf16, exact_, scratch);
         item = next;
       }
     }
@@ -530,8 +534,8 @@ class Simd {
     }
 
     // All experts of a layer have the same storage; the first one that is used tells which.
-    const DType dtype = experts[static_cast<std::size_t>(picks.flat()[0])].w1.stored.dtype;
-    const simd::Layout layout = kernels_->layout_for(dtype, exact_);
+    const Expert& some = experts[static_cast<std::size_t>(picks.flat()[0])];
+    const simd::Layout layout = kernels_->layout_for(some.w1.stored.dtype, exact_);
     const std::size_t x_stride = kernels_->token_stride(layout, D);
     const std::size_t h_stride = kernels_->token_stride(layout, F);
     auto* gathered = memory.shared<std::byte>(places * x_stride);
@@ -544,21 +548,22 @@ class Simd {
 
     std::size_t most = 0;
     for (std::size_t e = 0; e < experts.size(); ++e) most = std::max(most, first[e + 1] - first[e]);
-    float* decoded = memory.own<float>(simd::kTileRows * std::max(D, F));
+    std::byte* panel = memory.own<std::byte>(
+        std::max(kernels_->linear_scratch(some.w1), kernels_->linear_scratch(some.w2)));
     const auto for_each_expert = [&](auto&& f) {
       for (std::size_t e = 0; e < experts.size(); ++e) {
         if (first[e + 1] > first[e]) f(experts[e], first[e], first[e + 1] - first[e]);
       }
     };
     {
-      const Part rows = part(F, kMaxLanes);
+      const Part rows = part(F, some.w1.panel_rows);
       const std::size_t width = rows.end - rows.begin;
       float* up = memory.own<float>(most * width);
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
         const simd::Tokens tokens{gathered + begin * x_stride, x_stride, count, layout};
         float* gate = hidden + begin * F + rows.begin;
-        kernels_->linear(gate, F, rows.begin, range(expert.w1, rows), tokens, decoded);
-        kernels_->linear(up, width, rows.begin, range(expert.w3, rows), tokens, decoded);
+        kernels_->linear(gate, F, range(expert.w1, rows), tokens, panel);
+        kernels_->linear(up, width, range(expert.w3, rows), tokens, panel);
         for (std::size_t i = 0; i < count; ++i) {
           kernels_->swiglu(gate + i * F, up + i * width, width, static_cast<float>(limit));
         }
@@ -570,7 +575,7 @@ class Simd {
     });
     wait_for_all();
     {
-      const Part rows = part(D, kMaxLanes);
+      const Part rows = part(D, some.w2.panel_rows);
       const std::size_t width = rows.end - rows.begin;
       float* out = memory.own<float>(most * width);
       for (std::size_t s = 0; s < S && width > 0; ++s) {
@@ -578,7 +583,7 @@ class Simd {
       }
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
         const simd::Tokens tokens{hidden_tokens + begin * h_stride, h_stride, count, layout};
-        kernels_->linear(out, width, rows.begin, range(expert.w2, rows), tokens, decoded);
+        kernels_->linear(out, width, range(expert.w2, rows), tokens, panel);
         for (std::size_t i = 0; i < count; ++i) {
           const std::size_t place = order[begin + i];
           kernels_->add_scaled(y[place / k].data() + rows.begin, out + i * width,
@@ -639,24 +644,12 @@ class Simd {
     return {&w, rows.begin, rows.end, decoder(w)};
   }
 
-  static std::size_t available_memory() {
-#if defined(_SC_AVPHYS_PAGES)
-    std::ifstream info("/proc/meminfo");  // counts what caches would give back
-    for (std::string name, unit; info >> name;) {
-      std::size_t kilobytes = 0;
-      info >> kilobytes >> unit;
-      if (name == "MemAvailable:") return kilobytes * 1024;
-    }
-    return static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) *
-           static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-#else
-    return 0;
-#endif
-  }
-
   simd::Tokens lay_out(Scratch& memory, DType dtype, const float* x, std::size_t S, std::size_t K) {
     const simd::Layout layout = kernels_->layout_for(dtype, exact_);
     const std::size_t stride = kernels_->token_stride(layout, K);
+    if (layout == simd::Layout::f32 && stride == K * sizeof(float)) {  // laid out already
+      return {reinterpret_cast<const std::byte*>(x), stride, S, layout};
+    }
     if (S * K <= kPrivateLayout || lanes_ == 1) {
       auto* tokens = memory.own<std::byte>(S * stride);
       kernels_->lay_out(layout, tokens, x, K, S, K);
@@ -672,10 +665,10 @@ class Simd {
 
   void multiply(Scratch& memory, float* y, std::size_t y_stride, const simd::ProductMatrix& w,
                 const simd::Tokens& tokens) {
-    float* decoded = memory.own<float>(simd::kTileRows * w.stored.cols);
-    const Part rows = part(w.stored.rows, simd::kTileRows);
+    const Part rows = part(w.stored.rows, w.panel_rows);
     if (rows.begin == rows.end) return;
-    kernels_->linear(y + rows.begin, y_stride, rows.begin, range(w, rows), tokens, decoded);
+    std::byte* panel = memory.own<std::byte>(kernels_->linear_scratch(w));
+    kernels_->linear(y + rows.begin, y_stride, range(w, rows), tokens, panel);
   }
 
   template <std::size_t nI, std::size_t dI>

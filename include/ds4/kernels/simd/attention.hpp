@@ -10,8 +10,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
-#include <ds4/kernels/simd/linear.hpp>
+#include <ds4/kernels/simd/key_product.hpp>
 
 namespace ds4::simd {
 
@@ -25,7 +27,7 @@ struct AttentionScratch {
   float* values;  ///< [heads, padded d] sums, even and odd channels as the layout has them
   float* top;     ///< [heads] largest score so far
   float* sum;     ///< [heads] sum of exp(score - top)
-  std::byte* q;   ///< the heads' queries, laid out
+  std::byte* q;   ///< the heads' queries, laid out, [heads, padded d] float32 at most
 };
 
 /// p[i] <- exp(p[i] - top) for n values, padded with zeros to `padded`; returns their sum.
@@ -91,17 +93,23 @@ inline void accumulate_values(float* values, std::size_t stride, const float* p,
 
 /// One query's attention for `heads` heads: out[h] = sum over keys of softmax * key, the softmax
 /// over q[h] . key / sqrt(d) and the sink. q, out [heads, d]; keys point at rows of d values, BF16
-/// or float32; layout says how the queries meet them.
+/// or float32; `exact` keeps the queries in float32.
 template <class A>
 inline void attend(float* out, const float* q, const float* sink, const std::byte* const* keys,
-                   std::size_t count, std::size_t heads, std::size_t d, bool bf16_rows,
-                   Layout layout, const AttentionScratch& scratch) {
+                   std::size_t count, std::size_t heads, std::size_t d, bool bf16_rows, bool exact,
+                   const AttentionScratch& scratch) {
   constexpr std::size_t kStep = 2 * kLanes<A>;
   const std::size_t padded = (d + kStep - 1) / kStep * kStep;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  const std::size_t row_bytes = d * (bf16_rows ? 2 : 4);
-  const std::size_t q_stride = token_stride<A>(layout, d);
-  lay_out<A>(layout, scratch.q, q, d, heads, d);
+  const std::size_t q_stride = with_key_product<A>(bf16_rows, exact, [&](auto product) {
+    using Product = decltype(product);
+    const std::size_t channels = padded_channels<Product>(d);
+    const std::size_t stride = channels * Product::kQueryBytes;
+    for (std::size_t h = 0; h < heads; ++h) {
+      Product::lay_out(scratch.q + h * stride, q + h * d, d, channels);
+    }
+    return stride;
+  });
   std::fill_n(scratch.values, heads * padded, 0.0f);
   for (std::size_t h = 0; h < heads; ++h) {
     scratch.top[h] = sink[h];
@@ -114,16 +122,16 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
     for (std::size_t h = 0; h < heads; h += kHeadGroup) {
       const std::size_t group = std::min(kHeadGroup, heads - h);
       // Scores.
-      with_product<A>(layout, [&](auto product) {
+      with_key_product<A>(bf16_rows, exact, [&](auto product) {
         using Product = decltype(product);
-        for (std::size_t k = 0; k < n; k += kTileRows) {
-          TileRows rows{{}, kSegment, row_bytes / kSegment, row_bytes % kSegment, nullptr};
+        constexpr std::size_t kT = kTileQueries<A>;
+        for (std::size_t k = 0; k < n; k += kTileKeys) {
           // Rows that repeat the last key write into the padding of the scores.
-          for (std::size_t r = 0; r < kTileRows; ++r) rows.rows[r] = tile[std::min(k + r, n - 1)];
-          constexpr std::size_t kT = kTileTokens<A> < 4 ? 2 : 4;
+          const std::byte* rows[kTileKeys];
+          for (std::size_t r = 0; r < kTileKeys; ++r) rows[r] = tile[std::min(k + r, n - 1)];
           for (std::size_t j = 0; j < group; j += kT) {
-            product_tile<A, Product>(std::min(kT, group - j), scratch.scores + j * kKeyTile + k,
-                                     kKeyTile, rows, scratch.q + (h + j) * q_stride, q_stride);
+            key_tile<A, Product>(std::min(kT, group - j), scratch.scores + j * kKeyTile + k,
+                                 kKeyTile, rows, d, scratch.q + (h + j) * q_stride, q_stride);
           }
         }
       });

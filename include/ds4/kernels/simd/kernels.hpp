@@ -20,8 +20,9 @@ struct Kernels {
   decltype(&lay_out<Baseline>) lay_out;
   decltype(&linear<Baseline>) linear;
   decltype(&has_product<Baseline>) has_product;
-  decltype(&tiled_bytes<Baseline>) tiled_bytes;
-  decltype(&store_in_tiles<Baseline>) store_in_tiles;
+  decltype(&linear_scratch<Baseline>) linear_scratch;
+  decltype(&panel_bytes<Baseline>) panel_bytes;
+  decltype(&store_in_panels<Baseline>) store_in_panels;
   decltype(&rms_norm<Baseline>) rms_norm;
   decltype(&swiglu<Baseline>) swiglu;
   decltype(&rotate_pairs<Baseline>) rotate_pairs;
@@ -49,8 +50,9 @@ const Kernels& kernels() {
                                  &lay_out<A>,
                                  &linear<A>,
                                  &has_product<A>,
-                                 &tiled_bytes<A>,
-                                 &store_in_tiles<A>,
+                                 &linear_scratch<A>,
+                                 &panel_bytes<A>,
+                                 &store_in_panels<A>,
                                  &rms_norm<A>,
                                  &swiglu<A>,
                                  &rotate_pairs<A>,

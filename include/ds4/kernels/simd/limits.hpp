@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <ds4/kernels/simd/product.hpp>
+#include <ds4/kernels/simd/panel.hpp>
 
 namespace ds4::simd {
 
@@ -39,14 +39,14 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
   // An input that the compiler does not know: it could drop the loop otherwise.
   const volatile std::uint8_t unknown = 0;
   zeros[0] = std::byte{unknown};
-  const auto run = [&](auto product) {
-    using Product = decltype(product);
-    const typename Product::Row row = Product::load_row(zeros);
+  const auto run = [&](auto words, std::size_t per_word) {
+    using Words = decltype(words);
+    const typename Words::Rows rows = Words::load_rows(zeros);
     Batch<A> acc[kAccumulators];
     DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) acc[j] = splat<A>(0.0f);
     for (std::size_t i = 0; i < rounds; ++i) {
       DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) {
-        acc[j] = Product::multiply_add(acc[j], row, zeros);
+        acc[j] = Words::multiply_add(acc[j], rows, zeros);
 #if defined(__x86_64__)
         asm volatile("" : "+v"(acc[j].data));
 #endif
@@ -56,15 +56,15 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
     DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) total += sum_lanes<A>(acc[j]);
     const volatile float sink = total;
     static_cast<void>(sink);
-    return 2.0 * static_cast<double>(rounds * kAccumulators * Product::kStep);
+    return 2.0 * static_cast<double>(rounds * kAccumulators * kLanes<A> * per_word);
   };
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    if (bf16) return run(Bf16DotProduct<A>{});
+    if (bf16) return run(Bf16DotWords<A>{}, 2);
   }
 #endif
   static_cast<void>(bf16);
-  return run(F32Product<A>{});
+  return run(F32Words<A>{}, 1);
 }
 
 }  // namespace ds4::simd

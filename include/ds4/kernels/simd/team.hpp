@@ -16,6 +16,8 @@
 #include <sched.h>
 #endif
 
+#include <ds4/kernels/simd/memory.hpp>
+
 namespace ds4::simd {
 
 /// Where the lanes of a team meet. Waiting spins for a while, then yields: with a core per lane a
@@ -54,11 +56,8 @@ class Barrier {
 /// over the same blocks; lanes that ask for the same sizes in the same order get the same memory.
 class Arena {
   static constexpr std::size_t kMaxBlocks = 48;
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
   struct Block {
-    std::unique_ptr<std::byte, Free> memory;
+    MemoryBlock memory;
     std::size_t size = 0;
   };
 
@@ -109,11 +108,7 @@ class Arena {
   }
 
  private:
-  static Block make(std::size_t size) {
-    return {std::unique_ptr<std::byte, Free>(
-                static_cast<std::byte*>(::operator new(size, std::align_val_t{64}))),
-            size};
-  }
+  static Block make(std::size_t size) { return {allocate_block(size), size}; }
 
   // The block with this index, of at least `bytes`: whichever lane comes first makes it.
   const Block& block(std::size_t index, std::size_t bytes) {
