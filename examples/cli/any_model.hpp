@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/observer.hpp>
 
@@ -37,7 +38,16 @@ class AnyModel {
 
   /// The configuration as the checkpoint's config.json states it.
   virtual const ConfigValues& config() const = 0;
+  virtual const Checkpoint& checkpoint() const = 0;
   virtual AnyState new_state() const = 0;
+
+  /// Bytes of a state's rows, and of the scratch memory that the model keeps.
+  virtual std::size_t state_bytes(const AnyState& state) const = 0;
+  virtual std::size_t scratch_bytes() const = 0;
+
+  /// The state of a sequence of `position` tokens, at least one, with rows of random numbers: what
+  /// decoding behind a long context costs can be measured without taking the context in.
+  virtual AnyState random_state(std::size_t position) = 0;
 
   /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids) = 0;

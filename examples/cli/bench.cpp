@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -43,6 +44,7 @@ struct BenchOptions {
   std::size_t decode = 64;
   std::size_t repetitions = 3;
   std::vector<std::size_t> contexts;
+  bool fill = false;
   bool json = false;
   bool peer_protocol = false;
 };
@@ -123,30 +125,44 @@ class ComponentTimes final : public StageObserver<float> {
   std::map<std::string, double> seconds_;
 };
 
-struct Measured {
-  double prefill_seconds;
-  double decode_seconds;  ///< all tokens
-};
-
-/// One repetition: a prompt from an empty state, then greedy tokens.
-Measured measure(AnyModel& model, std::span<const std::int32_t> prompt, std::size_t decode) {
-  AnyState state = model.new_state();
-  auto start = Clock::now();
-  Logits logits = model.prefill(state, prompt);
-  Measured measured{seconds_since(start), 0.0};
-  start = Clock::now();
-  for (std::size_t i = 0; i < decode; ++i) logits = model.decode(state, argmax(logits.values));
-  measured.decode_seconds = seconds_since(start);
-  return measured;
+/// Seconds for `count` greedy tokens, the first one `id`.
+double decode_seconds(AnyModel& model, AnyState& state, std::int32_t id, std::size_t count) {
+  const auto start = Clock::now();
+  for (std::size_t i = 0; i < count; ++i) id = argmax(model.decode(state, id).values);
+  return seconds_since(start);
 }
 
-/// Seconds per component of one pass over `ids` behind `context` tokens.
-std::map<std::string, double> component_seconds(AnyModel& model,
-                                                std::span<const std::int32_t> context,
+/// What was measured behind a context of some length.
+struct Point {
+  std::size_t context;
+  std::vector<double> prefill_seconds;  ///< per repetition; none for a state of random numbers
+  std::vector<double> decode_seconds;   ///< per repetition, all tokens
+  std::size_t state_bytes;              ///< at the end
+};
+
+/// Repeats: a prompt from an empty state, or a random state in its place, then greedy tokens.
+Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const BenchOptions& options) {
+  Point point{prompt.size(), {}, {}, 0};
+  AnyState filled;
+  if (options.fill) filled = model.random_state(prompt.size());
+  for (std::size_t i = 0; i < options.repetitions; ++i) {
+    AnyState state = options.fill ? filled : model.new_state();
+    std::int32_t id = prompt.back();
+    if (!options.fill) {
+      const auto start = Clock::now();
+      id = argmax(model.prefill(state, prompt).values);
+      point.prefill_seconds.push_back(seconds_since(start));
+    }
+    point.decode_seconds.push_back(decode_seconds(model, state, id, options.decode));
+    point.state_bytes = model.state_bytes(state);
+  }
+  return point;
+}
+
+/// Seconds per component of passes over `ids` behind a state.
+std::map<std::string, double> component_seconds(AnyModel& model, AnyState state,
                                                 std::span<const std::int32_t> ids,
                                                 std::size_t passes) {
-  AnyState state = model.new_state();
-  if (!context.empty()) model.prefill(state, context);
   ComponentTimes times;
   const std::size_t step = ids.size() / passes;
   for (std::size_t i = 0; i < passes; ++i) {
@@ -161,7 +177,7 @@ std::map<std::string, double> component_seconds(AnyModel& model,
 void bench(const BenchOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
-  const TokenCost cost = weight_cost(model_dir(options.model), config);
+  const TokenCost cost = weight_cost(model->checkpoint(), config);
   std::vector<std::size_t> contexts = options.contexts;
   if (contexts.empty()) contexts.push_back(options.prompt);
   const std::size_t longest = *std::ranges::max_element(contexts);
@@ -173,22 +189,12 @@ void bench(const BenchOptions& options) {
   const auto ids = random_ids(longest + options.decode, config.vocab_size);
   const std::span<const std::int32_t> all = ids;
 
-  struct Point {
-    std::size_t context;
-    double prefill;  // tokens per second
-    double decode;
-  };
+  AnyState warm = model->new_state();
+  model->prefill(warm, all.first(std::min<std::size_t>(longest, 64)));
+  decode_seconds(*model, warm, 0, 4);
   std::vector<Point> measured;
   for (const std::size_t context : contexts) {
-    measure(*model, all.first(std::min<std::size_t>(context, 64)), 4);  // warm-up
-    std::vector<double> prefill;
-    std::vector<double> decode;
-    for (std::size_t i = 0; i < options.repetitions; ++i) {
-      const Measured m = measure(*model, all.first(context), options.decode);
-      prefill.push_back(static_cast<double>(context) / m.prefill_seconds);
-      decode.push_back(static_cast<double>(options.decode) / m.decode_seconds);
-    }
-    measured.push_back({context, median(prefill), median(decode)});
+    measured.push_back(measure(*model, all.first(context), options));
   }
 
   const auto milliseconds = [](const std::map<std::string, double>& seconds, std::size_t tokens) {
@@ -200,32 +206,43 @@ void bench(const BenchOptions& options) {
   };
   const std::size_t context = contexts.front();
   const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
-  const std::size_t chunk = std::min<std::size_t>(context, 256);
+  const std::size_t chunk = std::min<std::size_t>(context, 512);
+  AnyState behind = options.fill ? model->random_state(context) : model->new_state();
+  if (!options.fill) model->prefill(behind, all.first(context));
   const Json components = {
-      {"prefill", milliseconds(component_seconds(*model, {}, all.first(chunk), 1), chunk)},
-      {"decode", milliseconds(component_seconds(*model, all.first(context),
+      {"prefill",
+       milliseconds(component_seconds(*model, model->new_state(), all.first(chunk), 1), chunk)},
+      {"decode", milliseconds(component_seconds(*model, std::move(behind),
                                                 all.subspan(context, decoded), decoded),
                               decoded)}};
 
   // The limits come last: measuring them takes memory of its own.
   const std::size_t peak_rss = peak_rss_bytes();
+  const std::size_t scratch_bytes = model->scratch_bytes();
   const MachineLimits limits = measure_limits(options.model.threads);
   const double peak = cost.reduced_matrices && !options.model.exact ? limits.bf16_flops_per_s
                                                                     : limits.f32_flops_per_s;
   Json points = Json::array();
   for (const Point& point : measured) {
+    const auto tokens = static_cast<double>(point.context);
     double prefill_flops = 0.0;  // a token, on average
     for (std::size_t t = 0; t < point.context; ++t) prefill_flops += attention_flops(config, t);
-    prefill_flops = cost.matrix_flops + prefill_flops / static_cast<double>(point.context);
+    prefill_flops = cost.matrix_flops + prefill_flops / tokens;
     const double decode_flops =
         cost.matrix_flops + attention_flops(config, point.context + options.decode / 2);
-    points.push_back({{"context", point.context},
-                      {"prefill_tokens_per_s", point.prefill},
-                      {"decode_tokens_per_s", point.decode},
-                      {"flops_per_token", {{"prefill", prefill_flops}, {"decode", decode_flops}}},
-                      {"roofline_share",
-                       {{"prefill", point.prefill * prefill_flops / peak},
-                        {"decode", point.decode * cost.weight_bytes / limits.read_bytes_per_s}}}});
+    const double decode = static_cast<double>(options.decode) / median(point.decode_seconds);
+    Json json = {{"context", point.context}};
+    Json share = Json::object();
+    if (!point.prefill_seconds.empty()) {
+      json["prefill_tokens_per_s"] = tokens / median(point.prefill_seconds);
+      share["prefill"] = tokens / median(point.prefill_seconds) * prefill_flops / peak;
+    }
+    json["decode_tokens_per_s"] = decode;
+    share["decode"] = decode * cost.weight_bytes / limits.read_bytes_per_s;
+    json["flops_per_token"] = {{"prefill", prefill_flops}, {"decode", decode_flops}};
+    json["roofline_share"] = share;
+    json["state_bytes"] = point.state_bytes;
+    points.push_back(json);
   }
 
   Json result = points.front();
@@ -237,6 +254,14 @@ void bench(const BenchOptions& options) {
                        {"bf16_flops_per_s", limits.bf16_flops_per_s}};
   result["milliseconds_per_token"] = components;
   result["backend"] = options.model.backend;
+  std::size_t weight_bytes = 0;
+  for (const StoredTensor& tensor : model->checkpoint().tensors()) {
+    weight_bytes += tensor.data.size();
+  }
+  std::size_t state_bytes = 0;
+  for (const Point& point : measured) state_bytes = std::max(state_bytes, point.state_bytes);
+  result["weight_bytes"] = weight_bytes;
+  result["scratch_bytes"] = scratch_bytes;
   result["peak_rss_bytes"] = peak_rss;
   if (options.json) {
     print(result.dump(1) + "\n");
@@ -253,20 +278,24 @@ void bench(const BenchOptions& options) {
        options.model.threads);
   line("a decoded token reads %.1f MB of weights\n", cost.weight_bytes / 1e6);
   for (const Json& point : points) {
-    line(
-        "context %zu: prefill %.1f tokens/s (%.0f %% of the arithmetic limit), decode %.2f "
-        "tokens/s (%.0f %% of the bandwidth limit)\n",
-        point["context"].get<std::size_t>(), point["prefill_tokens_per_s"].get<double>(),
-        100.0 * point["roofline_share"]["prefill"].get<double>(),
-        point["decode_tokens_per_s"].get<double>(),
-        100.0 * point["roofline_share"]["decode"].get<double>());
+    const Json& share = point["roofline_share"];
+    line("context %zu: ", point["context"].get<std::size_t>());
+    if (share.contains("prefill")) {
+      line("prefill %.1f tokens/s (%.0f %% of the arithmetic limit), ",
+           point["prefill_tokens_per_s"].get<double>(), 100.0 * share["prefill"].get<double>());
+    }
+    line("decode %.2f tokens/s (%.0f %% of the bandwidth limit), state %.1f MB\n",
+         point["decode_tokens_per_s"].get<double>(), 100.0 * share["decode"].get<double>(),
+         point["state_bytes"].get<double>() / 1e6);
   }
   for (const char* phase : {"prefill", "decode"}) {
     for (const auto& [name, value] : result["milliseconds_per_token"][phase].items()) {
       line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
     }
   }
-  line("peak memory %.0f MB\n", static_cast<double>(peak_rss) / 1e6);
+  line("peak memory %.0f MB; weights %.0f MB, largest state %.0f MB, scratch %.0f MB\n",
+       static_cast<double>(peak_rss) / 1e6, static_cast<double>(weight_bytes) / 1e6,
+       static_cast<double>(state_bytes) / 1e6, static_cast<double>(scratch_bytes) / 1e6);
 }
 
 /// Writes float32 [rows, cols] in NumPy's format, version 1.0.
@@ -349,6 +378,8 @@ void add_bench(CLI::App& app) {
   verb.add_option("--contexts", options->contexts, "Several prompt lengths, e.g. 512,4096")
       ->delimiter(',')
       ->check(expect_count(1));
+  verb.add_flag("--fill", options->fill,
+                "Decode behind a state of random numbers instead of taking the prompt in");
   auto* json = verb.add_flag("--json", options->json, "Print one JSON object");
   verb.add_flag("--peer-protocol", options->peer_protocol,
                 "Answer requests on standard input, one JSON object a line")

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <filesystem>
 #include <string>
 
 #include <ds4/checkpoint/safetensors.hpp>
@@ -10,8 +9,7 @@
 
 namespace ds4::cli {
 
-TokenCost weight_cost(const std::filesystem::path& dir, const ConfigValues& config) {
-  const Checkpoint checkpoint = Checkpoint::open(dir);
+TokenCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& config) {
   TokenCost cost{0.0, 0.0, false};
   double reduced = 0.0;
   for (const StoredTensor& tensor : checkpoint.tensors()) {

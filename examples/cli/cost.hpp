@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
 
+#include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
 
 namespace ds4::cli {
@@ -17,7 +17,7 @@ struct TokenCost {
 
 /// The cost of the weights, MTP layer apart: all of them but the embedding, of which a token reads
 /// a row, and the routed experts, of which it meets num_experts_per_tok.
-TokenCost weight_cost(const std::filesystem::path& dir, const ConfigValues& config);
+TokenCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& config);
 
 /// Operations of attention and indexer for a token at position `context`: two per product of a
 /// query's and a key's value, and of a probability and a value.

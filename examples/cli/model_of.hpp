@@ -2,6 +2,7 @@
 // ds4::Model takes a while to compile.
 #pragma once
 
+#include <algorithm>
 #include <any>
 #include <cstddef>
 #include <cstdint>
@@ -12,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/dtype.hpp>
 #include <ds4/model.hpp>
 #include <ds4/observer.hpp>
 
@@ -32,7 +35,14 @@ class ModelOf final : public AnyModel {
   explicit ModelOf(Model<C, B> model) : model_(std::move(model)) {}
 
   const ConfigValues& config() const override { return model_.config(); }
+  const Checkpoint& checkpoint() const override { return model_.checkpoint(); }
   AnyState new_state() const override { return model_.new_state(); }
+
+  std::size_t state_bytes(const AnyState& state) const override {
+    return std::any_cast<const State&>(state).bytes();
+  }
+  std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
+  AnyState random_state(std::size_t position) override;
 
   Logits prefill(AnyState& state, std::span<const std::int32_t> ids) override {
     return keep(model_.prefill(typed(state), ids));
@@ -59,6 +69,36 @@ class ModelOf final : public AnyModel {
 
   Model<C, B> model_;
 };
+
+template <ModelConfig C, Backend B>
+AnyState ModelOf<C, B>::random_state(std::size_t position) {
+  State state = model_.new_state();
+  // Some tokens first: they settle the type of each log's rows.
+  const std::vector<std::int32_t> ids(std::min<std::size_t>(position, 2 * C::sliding_window), 0);
+  model_.prefill(state, ids);
+  std::uint64_t random = 1;
+  state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+    const DType dtype = log.dtype();
+    log.restart(first_needed(position - std::min(position, state.rollback_limit())), dtype);
+    std::vector<float> values(log.kWidth);
+    std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
+    while (log.end() < position / tokens_per_row) {
+      for (float& value : values) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        value = static_cast<float>(static_cast<std::int32_t>(random >> 32)) * 0x1p-31f;
+      }
+      // The upper half of a float32 is a BF16.
+      const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
+      const std::size_t size = dtype_size(dtype);
+      for (std::size_t i = 0; i < log.kWidth; ++i) {
+        std::copy_n(bytes + 4 * i + (4 - size), size, row.data() + size * i);
+      }
+      log.append_row(row.data());
+    }
+  });
+  state.advance(position - state.position);
+  return state;
+}
 
 template <ModelConfig C, Backend B>
 CompiledModel compiled_model() {

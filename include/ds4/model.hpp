@@ -85,6 +85,12 @@ class Model {
   /// Whether the checkpoint has a multi-token-prediction layer.
   bool has_mtp() const { return weights_->mtp.has_value(); }
 
+  /// The checkpoint that was loaded, its files mapped.
+  const Checkpoint& checkpoint() const { return *weights_->checkpoint; }
+
+  /// Bytes of scratch memory that the backend keeps from pass to pass.
+  std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }
+
   /// The configuration as the checkpoint's config.json states it.
   const ConfigValues& config() const { return weights_->config; }
 

@@ -546,6 +546,24 @@ TEST_CASE("program: bench prints what scripts read, and serves as a peer") {
   CHECK(result["roofline_share"]["decode"].get<double>() > 0.0);
   CHECK(result["roofline_share"]["prefill"].get<double>() > 0.0);
   CHECK(result["peak_rss_bytes"].get<std::size_t>() > 1'000'000);
+  CHECK(result["weight_bytes"].get<std::size_t>() > 1'000'000);
+  CHECK(result["scratch_bytes"].get<std::size_t>() > 100'000);
+  CHECK(result["state_bytes"].get<std::size_t>() > 10'000);
+
+  // Behind a state of random numbers; nothing is said about prefill.
+  for (const std::string backend : {"simd", "reference"}) {
+    const Result filled = ds4_program({"bench", "--model", kTinyFlash, "--contexts", "1,300,16000",
+                                       "--fill", "--decode", "4", "--repetitions", "1", "--threads",
+                                       "1", "--backend", backend, "--json"});
+    REQUIRE(filled.code == 0);
+    const Json points = Json::parse(filled.out)["contexts"];
+    REQUIRE(points.size() == 3);
+    for (const Json& point : points) {
+      CHECK(point["decode_tokens_per_s"].get<double>() > 0.0);
+      CHECK(!point.contains("prefill_tokens_per_s"));
+    }
+    CHECK(points[1]["state_bytes"] < points[2]["state_bytes"]);
+  }
 
   const TempDir dir;
   const Result peer =

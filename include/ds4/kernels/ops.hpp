@@ -59,6 +59,7 @@ concept Backend = requires(B backend) {
   backend.run([](B&) {});
   { backend.is_leader() } -> std::same_as<bool>;  // true on exactly one lane
   backend.wait_for_all();
+  { backend.scratch_bytes() } -> std::same_as<std::size_t>;  // kept from pass to pass
 };
 
 }  // namespace ds4

@@ -72,6 +72,8 @@ class Reference {
     std::vector<std::shared_ptr<void>> arrays_;
   };
   Scratch scratch() { return {}; }
+  /// Memory kept from pass to pass: none.
+  std::size_t scratch_bytes() const { return 0; }
 
   /// One lane, the calling thread.
   template <class F>

@@ -115,6 +115,8 @@ class Simd {
     simd::Arena::Cursor own_;
   };
   Scratch scratch() { return Scratch(*this); }
+  /// Memory that the team keeps from pass to pass: what the largest pass so far took.
+  std::size_t scratch_bytes() const { return team_->scratch_bytes(); }
 
   /// Calls f(lane) on every thread of the team.
   template <class F>

@@ -173,6 +173,11 @@ class Team {
   Barrier& barrier() { return barrier_; }
   Arena& shared() { return shared_; }
   Arena& own(std::size_t lane) { return private_[lane]; }
+  std::size_t scratch_bytes() const {
+    std::size_t bytes = shared_.bytes();
+    for (std::size_t lane = 0; lane < threads_; ++lane) bytes += private_[lane].bytes();
+    return bytes;
+  }
 
   /// Calls f(lane, lanes) on every thread.
   template <class F>
