@@ -18,10 +18,14 @@
 #include <ds4/kernels/simd.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
+#include <ds4/models/austen.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
 #include <ds4/models/tiny_pro_yarn.hpp>
+#include <ds4/sampler.hpp>
+#include <ds4/tokenizer.hpp>
 #include <support/compare.hpp>
+#include <support/files.hpp>
 #include <support/golden.hpp>
 
 namespace {
@@ -146,6 +150,50 @@ TEST_CASE("simd: BF16 activations stay close") {
   const double mean = sum / static_cast<double>(golden.size()) / deviation;
   MESSAGE("quant: mean error " << mean << " standard deviations");
   CHECK(mean < 0.05);
+}
+
+TEST_CASE("simd: BF16 activations choose the same tokens of the held-out text") {
+  // A trained model: its logits are sure enough that rounding seldom changes the largest one.
+  using Model = ds4::Model<ds4::models::austen, ds4::Simd>;
+  const std::string dir = std::string(DS4_MODELS) + "/austen";
+  const auto tokenizer = ds4::Tokenizer::load(dir);
+  const std::vector<std::int32_t> ids =
+      tokenizer.encode(ds4::test::content_of(ds4::test::data_dir("austen") / "heldout.txt"));
+  constexpr std::size_t kWindow = 512;
+  auto exact = Model::load(dir, ds4::Simd({.exact = true}));
+  auto rounded = Model::load(dir);
+  std::size_t tokens = 0;
+  std::size_t agree = 0;
+  double largest = 0.0;
+  double sum = 0.0;
+  double deviations = 0.0;  // of the logits, summed over windows
+  std::size_t windows = 0;
+  for (std::size_t begin = 0; begin + kWindow <= ids.size(); begin += kWindow, ++windows) {
+    const auto window = std::span(ids).subspan(begin, kWindow);
+    auto exact_state = exact.new_state();
+    auto rounded_state = rounded.new_state();
+    const auto expected = exact.forward(exact_state, window);
+    const auto got = rounded.forward(rounded_state, window);
+    deviations += standard_deviation(expected.flat());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const double error =
+          std::abs(static_cast<double>(expected.flat()[i]) - static_cast<double>(got.flat()[i]));
+      largest = std::max(largest, error);
+      sum += error;
+    }
+    for (std::size_t t = 0; t < kWindow; ++t, ++tokens) {
+      agree += ds4::argmax(expected[t].flat()) == ds4::argmax(got[t].flat());
+    }
+  }
+  const double deviation = deviations / static_cast<double>(windows);
+  const double mean = sum / static_cast<double>(tokens * Model::V) / deviation;
+  const double share = static_cast<double>(agree) / static_cast<double>(tokens);
+  MESSAGE(tokens << " tokens: " << 100.0 * share << " % equal top-1, mean error " << mean
+                 << ", largest " << largest / deviation << " standard deviations");
+  CHECK(tokens > 50'000);
+  CHECK(share > 0.98);
+  CHECK(mean < 0.01);
+  CHECK(largest < 3.0 * deviation);  // where rounding changes an expert or a picked entry
 }
 
 TEST_CASE("simd: forks of a state continue independently") {

@@ -137,12 +137,14 @@ struct Point {
   std::size_t context;
   std::vector<double> prefill_seconds;  ///< per repetition; none for a state of random numbers
   std::vector<double> decode_seconds;   ///< per repetition, all tokens
+  std::vector<double> read_limits;      ///< bytes per second, around each of them
   std::size_t state_bytes;              ///< at the end
 };
 
 /// Repeats: a prompt from an empty state, or a random state in its place, then greedy tokens.
-Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const BenchOptions& options) {
-  Point point{prompt.size(), {}, {}, 0};
+Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const BenchOptions& options,
+              ReadLimit& read_limit) {
+  Point point{prompt.size(), {}, {}, {}, 0};
   AnyState filled;
   if (options.fill) filled = model.random_state(prompt.size());
   for (std::size_t i = 0; i < options.repetitions; ++i) {
@@ -153,7 +155,9 @@ Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const Bench
       id = argmax(model.prefill(state, prompt).values);
       point.prefill_seconds.push_back(seconds_since(start));
     }
+    const double before = read_limit.bytes_per_s();
     point.decode_seconds.push_back(decode_seconds(model, state, id, options.decode));
+    point.read_limits.push_back((before + read_limit.bytes_per_s()) / 2.0);
     point.state_bytes = model.state_bytes(state);
   }
   return point;
@@ -189,12 +193,19 @@ void bench(const BenchOptions& options) {
   const auto ids = random_ids(longest + options.decode, config.vocab_size);
   const std::span<const std::int32_t> all = ids;
 
-  AnyState warm = model->new_state();
-  model->prefill(warm, all.first(std::min<std::size_t>(longest, 64)));
-  decode_seconds(*model, warm, 0, 4);
+  // A rehearsal of the longest context warms up and shows the memory that a run takes; measuring
+  // limits takes memory of its own.
+  AnyState behind = options.fill ? model->random_state(longest) : model->new_state();
+  if (!options.fill) model->prefill(behind, all.first(longest));
+  decode_seconds(*model, behind, 0, std::min<std::size_t>(options.decode, 4));
+  const std::size_t peak_rss = peak_rss_bytes();
+  const std::size_t scratch_bytes = model->scratch_bytes();
+  const std::size_t state_bytes = model->state_bytes(behind);
+
+  ReadLimit read_limit(options.model.threads);
   std::vector<Point> measured;
   for (const std::size_t context : contexts) {
-    measured.push_back(measure(*model, all.first(context), options));
+    measured.push_back(measure(*model, all.first(context), options, read_limit));
   }
 
   const auto milliseconds = [](const std::map<std::string, double>& seconds, std::size_t tokens) {
@@ -207,7 +218,7 @@ void bench(const BenchOptions& options) {
   const std::size_t context = contexts.front();
   const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
   const std::size_t chunk = std::min<std::size_t>(context, 512);
-  AnyState behind = options.fill ? model->random_state(context) : model->new_state();
+  behind = options.fill ? model->random_state(context) : model->new_state();
   if (!options.fill) model->prefill(behind, all.first(context));
   const Json components = {
       {"prefill",
@@ -216,12 +227,10 @@ void bench(const BenchOptions& options) {
                                                 all.subspan(context, decoded), decoded),
                               decoded)}};
 
-  // The limits come last: measuring them takes memory of its own.
-  const std::size_t peak_rss = peak_rss_bytes();
-  const std::size_t scratch_bytes = model->scratch_bytes();
-  const MachineLimits limits = measure_limits(options.model.threads);
-  const double peak = cost.reduced_matrices && !options.model.exact ? limits.bf16_flops_per_s
-                                                                    : limits.f32_flops_per_s;
+  const double f32_flops = flops_per_s(options.model.threads, false);
+  const double bf16_flops = flops_per_s(options.model.threads, true);
+  const double peak = cost.reduced_matrices && !options.model.exact ? bf16_flops : f32_flops;
+  std::vector<double> read_limits;
   Json points = Json::array();
   for (const Point& point : measured) {
     const auto tokens = static_cast<double>(point.context);
@@ -238,7 +247,14 @@ void bench(const BenchOptions& options) {
       share["prefill"] = tokens / median(point.prefill_seconds) * prefill_flops / peak;
     }
     json["decode_tokens_per_s"] = decode;
-    share["decode"] = decode * cost.weight_bytes / limits.read_bytes_per_s;
+    std::vector<double> shares;
+    for (std::size_t i = 0; i < point.decode_seconds.size(); ++i) {
+      shares.push_back(static_cast<double>(options.decode) / point.decode_seconds[i] *
+                       cost.weight_bytes / point.read_limits[i]);
+    }
+    share["decode"] = median(shares);
+    read_limits.insert(read_limits.end(), point.read_limits.begin(), point.read_limits.end());
+    json["read_bytes_per_s"] = median(point.read_limits);
     json["flops_per_token"] = {{"prefill", prefill_flops}, {"decode", decode_flops}};
     json["roofline_share"] = share;
     json["state_bytes"] = point.state_bytes;
@@ -249,17 +265,15 @@ void bench(const BenchOptions& options) {
   result["contexts"] = points;
   result["weight_bytes_per_token"] = cost.weight_bytes;
   result["machine"] = {{"threads", options.model.threads},
-                       {"read_bytes_per_s", limits.read_bytes_per_s},
-                       {"f32_flops_per_s", limits.f32_flops_per_s},
-                       {"bf16_flops_per_s", limits.bf16_flops_per_s}};
+                       {"read_bytes_per_s", median(read_limits)},
+                       {"f32_flops_per_s", f32_flops},
+                       {"bf16_flops_per_s", bf16_flops}};
   result["milliseconds_per_token"] = components;
   result["backend"] = options.model.backend;
   std::size_t weight_bytes = 0;
   for (const StoredTensor& tensor : model->checkpoint().tensors()) {
     weight_bytes += tensor.data.size();
   }
-  std::size_t state_bytes = 0;
-  for (const Point& point : measured) state_bytes = std::max(state_bytes, point.state_bytes);
   result["weight_bytes"] = weight_bytes;
   result["scratch_bytes"] = scratch_bytes;
   result["peak_rss_bytes"] = peak_rss;
@@ -274,8 +288,7 @@ void bench(const BenchOptions& options) {
     print(text);
   };
   line("read bandwidth %.1f GB/s, float32 %.0f GFLOP/s, BF16 %.0f GFLOP/s, %zu threads\n",
-       limits.read_bytes_per_s / 1e9, limits.f32_flops_per_s / 1e9, limits.bf16_flops_per_s / 1e9,
-       options.model.threads);
+       median(read_limits) / 1e9, f32_flops / 1e9, bf16_flops / 1e9, options.model.threads);
   line("a decoded token reads %.1f MB of weights\n", cost.weight_bytes / 1e6);
   for (const Json& point : points) {
     const Json& share = point["roofline_share"];

@@ -48,25 +48,6 @@ std::string layer_kind(const ConfigValues& config, std::size_t layer) {
   return text.append(", ").append(name_of(router)).append(" router");
 }
 
-/// As schedule() finds it for a configuration type.
-Schedule schedule_of(const ConfigValues& config) {
-  const std::size_t L = config.num_hidden_layers;
-  const auto is = [&](std::size_t layer, std::size_t ratio) {
-    return layer >= config.num_hash_layers && config.compress_ratios[layer] == ratio;
-  };
-  Schedule best{L, 0, 0};
-  for (std::size_t first = 0; first < L; ++first) {
-    std::size_t pairs = 0;
-    while (first + 2 * pairs + 1 < L &&
-           is(first + 2 * pairs, config.compress_rates.heavily_compressed_attention) &&
-           is(first + 2 * pairs + 1, config.compress_rates.compressed_sparse_attention)) {
-      ++pairs;
-    }
-    if (pairs > best.pairs) best = {first, pairs, L - first - 2 * pairs};
-  }
-  return best;
-}
-
 std::string range(std::size_t first, std::size_t end) {
   std::string text = std::to_string(first);
   if (end - first > 1) text += "-" + std::to_string(end - 1);

@@ -4,18 +4,15 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <utility>
-
-#include <sys/mman.h>
 
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
-#include <ds4/kernels/simd/team.hpp>
 
 namespace ds4::cli {
 namespace {
+
+constexpr std::size_t kBytes = std::size_t{1} << 29;
 
 template <class F>
 double best_seconds(int repetitions, F&& f) {
@@ -29,49 +26,44 @@ double best_seconds(int repetitions, F&& f) {
   return best;
 }
 
+/// Calls f(begin, bytes) on every thread with its share of the memory.
+template <class F>
+void on_parts(simd::Team& team, std::byte* memory, F&& f) {
+  team.run([&](std::size_t lane, std::size_t lanes) {
+    const std::size_t bytes = kBytes / lanes / 4096 * 4096;
+    f(memory + lane * bytes, bytes);
+  });
+}
+
 }  // namespace
 
-MachineLimits measure_limits(std::size_t threads) {
+ReadLimit::ReadLimit(std::size_t threads) : team_(threads), memory_(simd::allocate_block(kBytes)) {
+  on_parts(team_, memory_.get(),
+           [](std::byte* begin, std::size_t bytes) { std::fill_n(begin, bytes, std::byte{1}); });
+}
+
+double ReadLimit::bytes_per_s() {
   const simd::Kernels& kernels = simd::chosen_kernels();
+  const double seconds = best_seconds(3, [&] {
+    on_parts(team_, memory_.get(), [&](const std::byte* begin, std::size_t bytes) {
+      const volatile std::uint64_t sum = kernels.read_all(begin, bytes);
+      static_cast<void>(sum);
+    });
+  });
+  return static_cast<double>(kBytes) / seconds;
+}
+
+double flops_per_s(std::size_t threads, bool bf16) {
+  constexpr std::size_t kRounds = 200'000;
   simd::Team team(threads);
-
-  constexpr std::size_t kBytes = std::size_t{1} << 30;
-  constexpr std::size_t kHugePage = std::size_t{1} << 21;
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kHugePage}); }
-  };
-  const std::unique_ptr<std::byte, Free> memory(
-      static_cast<std::byte*>(::operator new(kBytes, std::align_val_t{kHugePage})));
-  ::madvise(memory.get(), kBytes, MADV_HUGEPAGE);
-  const auto part = [&](std::size_t lane, std::size_t lanes) {
-    const std::size_t bytes = kBytes / lanes / 4096 * 4096;
-    return std::pair(memory.get() + lane * bytes, bytes);
-  };
-  team.run([&](std::size_t lane, std::size_t lanes) {
-    const auto [begin, bytes] = part(lane, lanes);
-    std::fill_n(begin, bytes, std::byte{1});
-  });
-  std::uint64_t sink = 0;
-  const double read = best_seconds(5, [&] {
+  double flops = 0.0;
+  const double seconds = best_seconds(5, [&] {
     team.run([&](std::size_t lane, std::size_t lanes) {
-      const auto [begin, bytes] = part(lane, lanes);
-      const std::uint64_t sum = kernels.read_all(begin, bytes);
-      if (lane == 0) sink += sum;
+      const double done = simd::chosen_kernels().multiply_in_registers(kRounds, bf16);
+      if (lane == 0) flops = done * static_cast<double>(lanes);
     });
   });
-
-  const auto rate = [&](bool bf16) {
-    constexpr std::size_t kRounds = 200'000;
-    double flops = 0.0;
-    const double seconds = best_seconds(5, [&] {
-      team.run([&](std::size_t lane, std::size_t lanes) {
-        const double done = kernels.multiply_in_registers(kRounds, bf16);
-        if (lane == 0) flops = done * static_cast<double>(lanes);
-      });
-    });
-    return flops / seconds;
-  };
-  return {static_cast<double>(kBytes) / read, rate(false), rate(true)};
+  return flops / seconds;
 }
 
 }  // namespace ds4::cli

@@ -22,25 +22,30 @@ struct Schedule {
   friend constexpr bool operator==(const Schedule&, const Schedule&) = default;
 };
 
-/// The schedule of C; a configuration without such a pair is all prefix.
-template <ModelConfig C>
-consteval Schedule schedule() {
-  static_assert(checked_config<C>());
-  constexpr std::size_t L = C::num_hidden_layers;
-  const auto is = [](std::size_t layer, AttentionKind kind) {
-    return attention_kind<C>(C::compress_ratios[layer]) == kind &&
-           router_kind<C>(layer) == RouterKind::learned;
+/// The schedule of a configuration, an instance of its type or a ConfigValues; without such a pair
+/// it is all prefix.
+template <class Config>
+constexpr Schedule schedule_of(const Config& config) {
+  const std::size_t L = config.num_hidden_layers;
+  const auto is = [&](std::size_t layer, std::size_t ratio) {
+    return config.compress_ratios[layer] == ratio && layer >= config.num_hash_layers;
   };
   Schedule best{L, 0, 0};
   for (std::size_t first = 0; first < L; ++first) {
     std::size_t pairs = 0;
-    while (first + 2 * pairs + 1 < L && is(first + 2 * pairs, AttentionKind::hca) &&
-           is(first + 2 * pairs + 1, AttentionKind::csa)) {
+    while (first + 2 * pairs + 1 < L &&
+           is(first + 2 * pairs, config.compress_rates.heavily_compressed_attention) &&
+           is(first + 2 * pairs + 1, config.compress_rates.compressed_sparse_attention)) {
       ++pairs;
     }
     if (pairs > best.pairs) best = {first, pairs, L - first - 2 * pairs};
   }
   return best;
+}
+template <ModelConfig C>
+consteval Schedule schedule() {
+  static_assert(checked_config<C>());
+  return schedule_of(C{});
 }
 
 /// One value per layer of C, of type Of::element<Ratio, Router>: the layers themselves, or what a

@@ -9,22 +9,17 @@
 
 namespace ds4::simd {
 
-/// Reads `bytes` (a multiple of 512) at p; the result only keeps the compiler from leaving it out.
+/// Reads `bytes` at p, whole vectors; the result only keeps the compiler from leaving it out.
 template <class A>
 inline std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
   using Bits = xsimd::batch<std::uint64_t, typename A::Xsimd>;
   constexpr std::size_t kBytes = Bits::size * sizeof(std::uint64_t);
-  constexpr std::size_t kStreams = 8;
-  Bits sum[kStreams];
-  for (Bits& s : sum) s = Bits(std::uint64_t{0});
-  for (std::size_t i = 0; i + kStreams * kBytes <= bytes; i += kStreams * kBytes) {
-    for (std::size_t j = 0; j < kStreams; ++j) {
-      sum[j] += Bits::load_unaligned(reinterpret_cast<const std::uint64_t*>(p + i + j * kBytes));
-    }
+  Bits sum(std::uint64_t{0});
+  for (std::size_t i = 0; i + kBytes <= bytes; i += kBytes) {
+    sum += Bits::load_unaligned(reinterpret_cast<const std::uint64_t*>(p + i));
   }
-  for (std::size_t j = 1; j < kStreams; ++j) sum[0] += sum[j];
   std::uint64_t lanes[Bits::size];
-  sum[0].store_unaligned(lanes);
+  sum.store_unaligned(lanes);
   std::uint64_t total = 0;
   for (const std::uint64_t lane : lanes) total += lane;
   return total;

@@ -4,10 +4,10 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <thread>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -20,35 +20,34 @@
 
 namespace ds4::simd {
 
-/// Where the lanes of a team meet. Waiting spins for a while, then yields: with a core per lane a
-/// wait costs a fraction of a microsecond, and more lanes than cores still make progress.
+/// Where the lanes of a team meet. Waiting spins for some microseconds: with a core per lane it
+/// costs a fraction of one. Then it sleeps, so that lanes without a core of their own get one.
 class Barrier {
  public:
   /// Before lanes meet: how many there are.
   void reset(std::size_t lanes) { lanes_ = lanes; }
 
   void wait() {
-    const std::size_t round = round_.load(std::memory_order_acquire);
+    const std::uint32_t round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == lanes_) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();
       return;
     }
-    for (std::size_t spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
-      if (spins < kSpins) {
+    for (std::size_t spins = 0; spins < kSpins; ++spins) {
+      if (round_.load(std::memory_order_acquire) != round) return;
 #if defined(__x86_64__)
-        __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
-      } else {
-        std::this_thread::yield();
-      }
     }
+    round_.wait(round, std::memory_order_acquire);
   }
 
  private:
   static constexpr std::size_t kSpins = 2000;
   alignas(64) std::atomic<std::size_t> arrived_{0};
-  alignas(64) std::atomic<std::size_t> round_{0};
+  alignas(64) std::atomic<std::uint32_t> round_{0};
   std::size_t lanes_ = 1;
 };
 
