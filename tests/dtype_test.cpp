@@ -145,3 +145,40 @@ TEST_CASE("dtype: every BF16 code") {
   }
   CHECK(wrong == 0);
 }
+
+TEST_CASE("dtype: floats to FP8 and FP4, nearest with ties to even") {
+  for (unsigned code = 0; code < 256; ++code) {
+    const auto byte = static_cast<std::uint8_t>(code);
+    const float value = ds4::f8_e4m3_to_float(byte);
+    if (std::isnan(value)) {
+      CHECK((ds4::f8_e4m3_from_float(value) & 0x7fu) == 0x7fu);
+      continue;
+    }
+    CHECK(ds4::f8_e4m3_from_float(value) == byte);
+    if ((byte & 0x7fu) == 0x7eu) continue;  // the largest
+    // Between two neighbours: the even one at the middle, else the nearer.
+    const float next = ds4::f8_e4m3_to_float(static_cast<std::uint8_t>(byte + 1));
+    const float middle = (value + next) / 2.0f;
+    const auto even = static_cast<std::uint8_t>(byte % 2 == 0 ? byte : byte + 1);
+    CHECK(ds4::f8_e4m3_from_float(middle) == even);
+    CHECK(ds4::f8_e4m3_from_float(std::nextafter(middle, value)) == byte);
+    CHECK(ds4::f8_e4m3_from_float(std::nextafter(middle, next)) == byte + 1);
+  }
+  CHECK(ds4::f8_e4m3_from_float(1e9f) == 0x7e);
+  CHECK(ds4::f8_e4m3_from_float(-INFINITY) == 0xfe);
+  CHECK(ds4::f8_e4m3_from_float(1e-9f) == 0);
+  CHECK(ds4::f8_e4m3_from_float(-0.0f) == 0x80);
+
+  for (unsigned code = 0; code < 16; ++code) {
+    const float value = ds4::fp4_to_float(code);
+    CHECK(ds4::fp4_from_float(value) == code);
+    if (code % 8 == 7) continue;
+    const float next = ds4::fp4_to_float(code + 1);
+    const float middle = (value + next) / 2.0f;
+    CHECK(ds4::fp4_from_float(middle) == (code % 2 == 0 ? code : code + 1));
+    CHECK(ds4::fp4_from_float(std::nextafter(middle, value)) == code);
+    CHECK(ds4::fp4_from_float(std::nextafter(middle, next)) == code + 1);
+  }
+  CHECK(ds4::fp4_from_float(100.0f) == 7);
+  CHECK(ds4::fp4_from_float(-100.0f) == 15);
+}

@@ -44,7 +44,8 @@ void check_golden(const B& backend, const std::filesystem::path& dir) {
 
 TEST_CASE("odd shapes: both backends give the golden logits") {
   const ds4::test::TempDir dir;
-  ds4::synthesise(ds4::test::data_dir("odd") / "config.json", ds4::DType::f32, 3, dir.path());
+  ds4::synthesise(ds4::read_config(ds4::test::data_dir("odd") / "config.json"),
+                  ds4::StorageFormat::f32, 3, dir.path());
   check_golden(ds4::Reference<float>{}, dir.path());
   for (const ds4::simd::Kernels* kernels : ds4::simd::available_kernels()) {
     for (const bool resident : {false, true}) {

@@ -346,11 +346,12 @@ void serve_peer(const BenchOptions& options) {
       if (op == "prefill") {
         answer = {{"s", seconds_since(begin)}, {"argmax", argmax(logits.values)}};
       } else {
-        std::vector<std::int32_t> ids{argmax(logits.values)};
+        std::vector<std::int32_t> ids;
+        std::int32_t id = argmax(logits.values);
         begin = Clock::now();
         for (std::size_t i = request.at("n"); i > 0; --i) {
-          logits = model->decode(state, ids.back());
-          ids.push_back(argmax(logits.values));
+          id = argmax(model->decode(state, id).values);
+          ids.push_back(id);
         }
         answer = {{"s", seconds_since(begin)}, {"ids", ids}};
       }

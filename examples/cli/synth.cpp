@@ -1,13 +1,18 @@
 // ds4 synth: writes a random checkpoint of any configuration.
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 
+#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/synth.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config.hpp>
+#include <ds4/config_values.hpp>
 
 #include "cli/io.hpp"
 #include "cli/options.hpp"
@@ -19,14 +24,27 @@ namespace {
 struct SynthOptions {
   std::string config;
   std::string format = "bf16";
+  std::size_t layers = 0;  // 0: all
   std::uint64_t seed = 1;
   std::string out;
 };
 
+/// The configuration that `name` stands for: of the release, or in a file.
+ConfigValues named_config(const std::string& name) {
+  if (name == "flash") return config_values<Flash>();
+  if (name == "pro") return config_values<Pro>();
+  return read_config(name);
+}
+
 void synth(const SynthOptions& options) {
+  const std::map<std::string, StorageFormat> kFormats{{"f32", StorageFormat::f32},
+                                                      {"bf16", StorageFormat::bf16},
+                                                      {"release", StorageFormat::release}};
+  ConfigValues config = named_config(options.config);
+  if (options.layers > 0) config = truncated(std::move(config), options.layers);
   int shown = -1;
-  synthesise(options.config, options.format == "f32" ? DType::f32 : DType::bf16, options.seed,
-             options.out, [&](std::size_t written, std::size_t total) {
+  synthesise(config, kFormats.at(options.format), options.seed, options.out,
+             [&](std::size_t written, std::size_t total) {
                const int percent = static_cast<int>(100.0 * static_cast<double>(written) /
                                                     static_cast<double>(total));
                if (!error_is_terminal() || percent == shown) return;
@@ -42,10 +60,13 @@ void add_synth(CLI::App& app) {
   auto options = std::make_shared<SynthOptions>();
   CLI::App& verb = *app.add_subcommand(
       "synth", "Write a random checkpoint of a configuration, for tests and benchmarks");
-  verb.add_option("CONFIG", options->config, "A config.json")->required()->check(expect_path());
+  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")->required();
+  verb.add_option("--layers", options->layers,
+                  "The first layers only: the schedule's prefix and some of its pairs")
+      ->check(expect_count(1));
   verb.add_option("--format", options->format, "Storage of the matrices")
       ->capture_default_str()
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember({"f32", "bf16", "release"}));
   verb.add_option("--seed", options->seed, "The same seed gives the same checkpoint")
       ->capture_default_str();
   verb.add_option("--out", options->out, "Folder to write; made if it is missing")->required();

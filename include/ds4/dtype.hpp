@@ -84,6 +84,24 @@ constexpr float f8_e4m3_to_float(std::uint8_t bits) {
   return sign * std::bit_cast<float>(((exponent + 120) << 23) | (mantissa << 20));
 }
 
+/// The F8_E4M3 nearest to x, ties to even; beyond 448 the largest one, NaN for NaN.
+constexpr std::uint8_t f8_e4m3_from_float(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = bits >> 24 & 0x80u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint8_t>(sign | 0x7fu);
+  std::uint32_t code = 0;
+  if (magnitude < (121u << 23)) {  // below 2^-6: multiples of 2^-9
+    const float scaled = std::bit_cast<float>(magnitude) * 0x1p9f;
+    code = static_cast<std::uint32_t>(scaled);
+    const float rest = scaled - static_cast<float>(code);
+    if (rest > 0.5f || (rest == 0.5f && code % 2 == 1)) ++code;
+  } else {
+    code = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3);
+  }
+  return static_cast<std::uint8_t>(sign | (code < 0x7eu ? code : 0x7eu));
+}
+
 /// F8_E8M0, a block scale: 2^(bits - 127), 255 is NaN; code 0 is a float32 denormal.
 constexpr float f8_e8m0_to_float(std::uint8_t bits) {
   if (bits == 255) return std::numeric_limits<float>::quiet_NaN();
@@ -96,6 +114,18 @@ constexpr float fp4_to_float(unsigned nibble) {
   constexpr std::array<float, 8> kMagnitude{0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
   const float magnitude = kMagnitude[nibble & 7u];
   return (nibble & 8u) != 0 ? -magnitude : magnitude;
+}
+
+/// The FP4 code nearest to x, ties to even; beyond 6 the largest one.
+constexpr std::uint8_t fp4_from_float(float x) {
+  constexpr std::array<float, 7> kMiddles{0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
+  const float magnitude = x < 0.0f ? -x : x;
+  std::uint8_t code = 0;
+  while (code < 7 &&
+         (magnitude > kMiddles[code] || (magnitude == kMiddles[code] && code % 2 == 1))) {
+    ++code;
+  }
+  return static_cast<std::uint8_t>((std::bit_cast<std::uint32_t>(x) >> 28 & 8u) | code);
 }
 
 }  // namespace ds4

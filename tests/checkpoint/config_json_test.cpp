@@ -14,6 +14,7 @@
 #include <ds4/config_values.hpp>
 #include <ds4/detail/json.hpp>
 #include <support/files.hpp>
+#include <support/golden.hpp>
 
 namespace {
 
@@ -287,3 +288,19 @@ TEST_CASE("config.json: random damage gives values or an Error") {
 }
 
 }  // namespace
+
+TEST_CASE("config_json: what is written is read back") {
+  std::vector<ds4::ConfigValues> all{ds4::config_values<ds4::Flash>(),
+                                     ds4::config_values<ds4::Pro>()};
+  for (const char* name : {"tiny-flash", "tiny-pro-yarn", "quant", "odd"}) {
+    all.push_back(ds4::read_config(ds4::test::data_dir(name) / "config.json"));
+  }
+  for (const ds4::ConfigValues& values : all) {
+    const ds4::test::TempDir dir;
+    const auto file = dir.write("config.json", ds4::config_json(values));
+    const ds4::ConfigValues back = ds4::read_config(file);
+    CHECK(ds4::compare(back, values).empty());
+    CHECK(back.bos_token_id == values.bos_token_id);
+    CHECK(back.eos_token_ids == values.eos_token_ids);
+  }
+}

@@ -516,9 +516,10 @@ TEST_CASE("program: synth writes a checkpoint that runs, the same for the same s
   CHECK(synth("b", "bf16", "1") == first);
   CHECK(synth("c", "bf16", "2") != first);
   CHECK(synth("d", "f32", "1").size() > first.size());
+  CHECK(synth("e", "release", "1").size() < first.size());
 
   dir.write("t.json", "[[1, 2, 3, 4, 5, 6, 7, 8]]");
-  for (const char* folder : {"a", "d"}) {
+  for (const char* folder : {"a", "d", "e"}) {
     const Result result = ds4_program({"logits", "--model", dir / folder, "--tokens",
                                        dir / "t.json", "--out", dir / "o.safetensors"});
     CHECK(result.err.empty());
@@ -528,11 +529,13 @@ TEST_CASE("program: synth writes a checkpoint that runs, the same for the same s
     CHECK(deviation > 0.5);  // healthy: neither all the same nor without bound
     CHECK(deviation < 10.0);
   }
-  check_fails(ds4_program({"synth", "/no/config.json", "--out", dir / "e"}), 1, "/no/config.json");
+  check_fails(ds4_program({"synth", "/no/config.json", "--out", dir / "f"}), 1, "/no/config.json");
+  check_fails(ds4_program({"synth", "flash", "--layers", "4", "--out", dir / "f"}), 1,
+              "layers: found 4, expected 3 and up to 20 pairs of two");
   check_fails(ds4_program({"synth", kTinyFlash + "/config.json", "--out", "/proc/e"}), 1,
               "/proc/e: cannot create: ");
   check_fails(
-      ds4_program({"synth", kTinyFlash + "/config.json", "--out", dir / "e", "--format", "f8"}), 2,
+      ds4_program({"synth", kTinyFlash + "/config.json", "--out", dir / "f", "--format", "f8"}), 2,
       "--format");
 }
 
@@ -584,8 +587,8 @@ TEST_CASE("program: bench prints what scripts read, and serves as a peer") {
   CHECK(next()["ready"] == true);
   const Json prefill = next();
   const Json decode = next();
-  CHECK(decode["ids"].size() == 4);
-  CHECK(decode["ids"][0] == prefill["argmax"]);
+  CHECK(prefill["argmax"].get<int>() < 256);
+  CHECK(decode["ids"].size() == 3);  // those behind the prompt's own
   CHECK(next() == Json::object());
   CHECK(next()["peak_rss_mb"].get<double>() > 1.0);
   const std::string npy = read(dir / "x.npy");

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <span>
@@ -54,26 +55,50 @@ float rounded_to_bf16(float x) {
   return ds4::bf16_to_float(ds4::simd::bf16_from_float<ds4::simd::Baseline>(x));
 }
 
-/// A matrix with its memory, float32 or BF16.
+/// A matrix with its memory, in any storage: values up to about 2, every FP8 and FP4 code but NaN.
 struct Stored {
   std::vector<std::byte> bytes;
+  std::vector<std::byte> scales;
   StoredMatrix matrix;
 
-  Stored(std::size_t rows, std::size_t cols, DType dtype, unsigned seed) {
-    const auto values = random_values(rows * cols, seed);
-    bytes.resize(values.size() * ds4::dtype_size(dtype));
-    for (std::size_t i = 0; i < values.size(); ++i) {
+  Stored(std::size_t rows, std::size_t cols, DType dtype, unsigned seed,
+         DType scale_dtype = DType::f8_e8m0) {
+    std::mt19937 random(seed);
+    const auto put = [](std::vector<std::byte>& to, const auto& value) {
+      const auto* at = reinterpret_cast<const std::byte*>(&value);
+      to.insert(to.end(), at, at + sizeof value);
+    };
+    const std::size_t row_elements = dtype == DType::i8 ? (cols + 1) / 2 : cols;
+    const auto values = random_values(rows * row_elements, seed);
+    for (const float value : values) {
+      const auto code = static_cast<std::uint8_t>(random());
       if (dtype == DType::f32) {
-        std::memcpy(&bytes[4 * i], &values[i], 4);
+        put(bytes, value);
+      } else if (dtype == DType::bf16) {
+        put(bytes, ds4::simd::bf16_from_float<ds4::simd::Baseline>(value));
+      } else if (dtype == DType::f16) {
+        put(bytes, static_cast<std::uint16_t>((random() & 0x83ffu) | (10u + random() % 6u) << 10));
       } else {
-        const auto bits = ds4::simd::bf16_from_float<ds4::simd::Baseline>(values[i]);
-        std::memcpy(&bytes[2 * i], &bits, 2);
+        put(bytes, dtype == DType::f8_e4m3 && (code & 0x7fu) == 0x7fu ? std::uint8_t{3} : code);
+      }
+    }
+    const bool fp4 = dtype == DType::i8;
+    const std::size_t block = fp4 ? StoredMatrix::kFp4Block : StoredMatrix::kFp8Block;
+    const std::size_t scale_rows = fp4 ? rows : (rows + block - 1) / block;
+    for (std::size_t i = 0; i < scale_rows * ((cols + block - 1) / block); ++i) {
+      const int exponent = static_cast<int>(random() % 3) - (fp4 ? 3 : 9);
+      if (scale_dtype == DType::f32) {
+        put(scales, std::ldexp(1.3f, exponent));
+      } else {
+        put(scales, static_cast<std::uint8_t>(127 + exponent));
       }
     }
     matrix.values = bytes.data();
+    matrix.scales = scales.data();
     matrix.rows = rows;
     matrix.cols = cols;
     matrix.dtype = dtype;
+    matrix.scale_dtype = scale_dtype;
   }
 };
 
@@ -87,60 +112,108 @@ void for_each_set(F&& f) {
 
 }  // namespace
 
-TEST_CASE("simd kernels: linear layers, in place and in panels") {
-  for_each_set([](const Kernels& kernels) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+namespace {
+
+/// w x for S random tokens, in place and in panels of several heights, against the reference.
+void check_linear(const Kernels& kernels, const StoredMatrix& w, std::size_t S, bool exact) {
+  const std::size_t N = w.rows;
+  const std::size_t K = w.cols;
+  const auto scratch = std::make_unique<ds4::simd::LinearScratch>();
+  const auto x = random_values(S * K, 2);
+  const auto layout = kernels.layout_for(w.dtype, exact);
+  const std::size_t stride = kernels.token_stride(layout, K);
+  std::vector<std::byte> laid_out(S * stride);
+  kernels.lay_out(layout, laid_out.data(), x.data(), K, S, K);
+  const ds4::simd::Tokens tokens{laid_out.data(), stride, S, layout};
+  ds4::simd::ProductMatrix matrix{w};
+  const auto multiply = [&] {
+    std::vector<float> y(S * N + 1, 77.0f);
+    kernels.linear(y.data(), N, {&matrix, 0, N}, tokens, *scratch);
+    CHECK(y.back() == 77.0f);  // nothing is written behind the end
+    y.pop_back();
+    return y;
+  };
+  const auto in_place = multiply();
+  for (const std::size_t panel_rows : Sizes{1, 3, 16, 17, 32}) {
+    std::vector<std::byte> panels(kernels.panel_bytes(w));
+    kernels.store_in_panels(panels.data(), w, panel_rows);
+    matrix.panels = panels.data();
+    matrix.panel_rows = panel_rows;
+    CHECK(multiply() == in_place);
+  }
+  matrix.panels = nullptr;
+  matrix.panel_rows = 2;
+  for (std::size_t begin = 1; begin < std::min<std::size_t>(N, 6); ++begin) {
+    std::vector<float> part(S * N);  // a range need not begin with a panel
+    kernels.linear(part.data(), N, {&matrix, begin, N}, tokens, *scratch);
+    CHECK(std::equal(part.begin(), part.begin() + static_cast<std::ptrdiff_t>(N - begin),
+                     in_place.begin() + static_cast<std::ptrdiff_t>(begin)));
+  }
+
+  auto inputs = x;
+  if (layout == ds4::simd::Layout::bf16) {
+    std::ranges::transform(inputs, inputs.begin(), rounded_to_bf16);
+  }
+  std::vector<double> expected(S * N);
+  const std::vector<double> exact_inputs(inputs.begin(), inputs.end());
+  ds4::reference::linear(expected.data(), N, exact_inputs.data(), K, S, w, 0, N);
+  check_close("y", std::span<const float>(in_place), std::span<const double>(expected),
+              static_cast<double>(K) * 0x1p-22);
+}
+
+}  // namespace
+
+TEST_CASE("simd kernels: linear layers in every storage, in place and in panels") {
+  for_each_set([&](const Kernels& kernels) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3, DType::i8}) {
       for (const bool exact : {true, false}) {
+        CAPTURE(std::string(ds4::dtype_name(dtype)));
+        CAPTURE(exact);
         for (const std::size_t K : Sizes{1, 15, 16, 17, 31, 33, 64, 97}) {
           for (const std::size_t N : Sizes{1, 3, 4, 5, 67}) {
             for (const std::size_t S : Sizes{1, 2, 5, 6, 7, 13}) {
-              const Stored w(N, K, dtype, 1);
-              const auto x = random_values(S * K, 2);
-              const auto layout = kernels.layout_for(dtype, exact);
-              const std::size_t stride = kernels.token_stride(layout, K);
-              std::vector<std::byte> tokens(S * stride);
-              kernels.lay_out(layout, tokens.data(), x.data(), K, S, K);
-              ds4::simd::ProductMatrix matrix{w.matrix};
-              std::vector<std::byte> scratch(kernels.linear_scratch(matrix));
-              const auto multiply = [&] {
-                std::vector<float> y(S * N + 1, 77.0f);
-                kernels.linear(y.data(), N, {&matrix, 0, N, nullptr},
-                               {tokens.data(), stride, S, layout}, scratch.data());
-                CHECK(y.back() == 77.0f);  // nothing is written behind the end
-                y.pop_back();
-                return y;
-              };
-              const auto in_place = multiply();
-              for (const std::size_t panel_rows : Sizes{1, 3, 16, 17, 32}) {
-                std::vector<std::byte> panels(kernels.panel_bytes(w.matrix));
-                kernels.store_in_panels(panels.data(), w.matrix, panel_rows);
-                matrix.panels = panels.data();
-                matrix.panel_rows = panel_rows;
-                CHECK(multiply() == in_place);
-              }
-              matrix.panels = nullptr;
-              matrix.panel_rows = 2;
-              for (std::size_t begin = 1; begin < std::min<std::size_t>(N, 6); ++begin) {
-                std::vector<float> part(S * N);  // a range need not begin with a panel
-                kernels.linear(part.data(), N, {&matrix, begin, N, nullptr},
-                               {tokens.data(), stride, S, layout}, scratch.data());
-                CHECK(std::equal(part.begin(),
-                                 part.begin() + static_cast<std::ptrdiff_t>(N - begin),
-                                 in_place.begin() + static_cast<std::ptrdiff_t>(begin)));
-              }
-
-              auto inputs = x;
-              if (layout == ds4::simd::Layout::bf16) {
-                std::ranges::transform(inputs, inputs.begin(), rounded_to_bf16);
-              }
-              std::vector<double> expected(S * N);
-              const std::vector<double> exact_inputs(inputs.begin(), inputs.end());
-              ds4::reference::linear(expected.data(), N, exact_inputs.data(), K, S, w.matrix, 0, N);
-              check_close("y", std::span<const float>(in_place), std::span<const double>(expected),
-                          static_cast<double>(K) * 0x1p-23);
+              check_linear(kernels, Stored(N, K, dtype, 1).matrix, S, exact);
             }
           }
         }
+        check_linear(kernels, Stored(133, 1301, dtype, 3).matrix, 3, exact);  // several blocks
+        check_linear(kernels, Stored(133, 1301, dtype, 3, DType::f32).matrix, 3, exact);
+      }
+    }
+  });
+}
+
+TEST_CASE("simd kernels: every FP8 and every packed FP4 code, and NaN scales") {
+  for_each_set([](const Kernels& kernels) {
+    const auto scratch = std::make_unique<ds4::simd::LinearScratch>();
+    for (const bool exact : {true, false}) {
+      for (const DType dtype : {DType::f8_e4m3, DType::i8}) {
+        // Row r has the byte r and zeros. FP4: the low nibble meets 1, the high one 64.
+        const std::size_t K = dtype == DType::i8 ? 8 : 4;
+        std::vector<std::byte> bytes(256 * 4);
+        std::vector<std::byte> scales(256, std::byte{128});  // 2
+        for (std::size_t r = 0; r < 256; ++r) bytes[4 * r + r % 4] = static_cast<std::byte>(r);
+        scales[dtype == DType::i8 ? 200 : 1] = std::byte{255};  // a row, or the second 128
+        ds4::simd::ProductMatrix matrix;
+        matrix.stored = {bytes.data(), scales.data(), 256, K, dtype};
+        std::vector<float> x(K, 1.0f);
+        for (std::size_t c = 1; c < K && dtype == DType::i8; c += 2) x[c] = 64.0f;
+        const auto layout = kernels.layout_for(dtype, exact);
+        std::vector<std::byte> tokens(kernels.token_stride(layout, K));
+        kernels.lay_out(layout, tokens.data(), x.data(), K, 1, K);
+        std::vector<float> y(256);
+        kernels.linear(y.data(), 256, {&matrix, 0, 256}, {tokens.data(), tokens.size(), 1, layout},
+                       *scratch);
+        std::size_t wrong = 0;
+        for (std::size_t r = 0; r < 256; ++r) {
+          const auto code = static_cast<std::uint8_t>(r);
+          const bool nan = dtype == DType::i8 ? r == 200 : (r & 0x7f) == 0x7f || r >= 128;
+          const float value = dtype == DType::i8 ? ds4::fp4_to_float(code & 15u) +
+                                                       64.0f * ds4::fp4_to_float(code >> 4u)
+                                                 : ds4::f8_e4m3_to_float(code);
+          if (nan ? !std::isnan(y[r]) : y[r] != 2.0f * value) ++wrong;
+        }
+        CHECK(wrong == 0);
       }
     }
   });
@@ -257,8 +330,8 @@ TEST_CASE("simd kernels: indexer scores") {
           for (std::size_t k = 0; k < 16; ++k) {
             kernels.store_key(block.data(), k, &keys[k * dI], dI, bf16);
           }
-          std::vector<std::byte> query(nI * (dI + 1) * 4);
-          std::vector<float> scaled(nI);
+          std::vector<std::byte> query(ds4::simd::padded_heads(nI) * dI * 4);
+          std::vector<float> scaled(ds4::simd::padded_heads(nI));
           kernels.lay_out_query(query.data(), scaled.data(), q.data(), weights.data(), nI, dI,
                                 bf16);
           std::vector<float> got(16);

@@ -418,4 +418,30 @@ inline ConfigValues read_config(const std::filesystem::path& config_json_file) {
   return detail::config_from_json(detail::printable_path(config_json_file), root);
 }
 
+/// The text of a config.json that read_config reads back as the same values.
+inline std::string config_json(const ConfigValues& values) {
+  nlohmann::ordered_json root = {{"architectures", {"DeepseekV4ForCausalLM"}},
+                                 {"model_type", "deepseek_v4"},
+                                 {"num_key_value_heads", 1},
+                                 {"n_shared_experts", 1}};
+  visit_fields(
+      [&](std::string_view field, const auto& value) {
+        const std::size_t dot = field.find('.');
+        if (dot == field.npos) {
+          root[std::string(field)] = value;
+        } else {
+          root[std::string(field.substr(0, dot))][std::string(field.substr(dot + 1))] = value;
+        }
+      },
+      values);
+  if (values.rope_scaling == RopeScaling{}) {
+    root.erase("rope_scaling");
+  } else {
+    root["rope_scaling"]["type"] = "yarn";
+  }
+  if (values.bos_token_id) root["bos_token_id"] = *values.bos_token_id;
+  if (!values.eos_token_ids.empty()) root["eos_token_id"] = values.eos_token_ids;
+  return root.dump(1) + "\n";
+}
+
 }  // namespace ds4

@@ -1,13 +1,15 @@
 // Random checkpoints: any configuration's shapes with weights that behave like a model's.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string>
@@ -18,8 +20,12 @@
 
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
+#include <ds4/layer_sequence.hpp>
 
 namespace ds4 {
 
@@ -74,27 +80,79 @@ inline std::pair<float, float> synth_scale(const TensorInfo& tensor) {
   return {0.0f, fan_in};
 }
 
+/// 65,536 codes of a storage with block scales, distributed as values of this deviation divided by
+/// a scale: an index is 16 random bits. FP4 codes are pairs, a byte each.
+class SynthCodes {
+ public:
+  static constexpr std::size_t kCount = std::size_t{1} << 16;
+
+  SynthCodes(DType dtype, float deviation) : codes_(kCount) {
+    // Half of the blocks have this scale, half of them its half: the mean square is 5/8.
+    const float wanted = deviation * 1.2649111f;
+    const float largest = dtype == DType::i8 ? 6.0f : 448.0f;
+    exponent_ = static_cast<int>(std::ceil(std::log2(3.5f * wanted / largest)));
+    const float scaled = std::ldexp(wanted, -exponent_);
+    SynthRandom random(0, dtype_name(dtype));
+    for (std::size_t i = 0; i < kCount; i += 2) {
+      float values[4];
+      random.normal(values);
+      for (std::size_t j = 0; j < 2; ++j) {
+        codes_[i + j] =
+            dtype == DType::i8
+                ? static_cast<std::uint8_t>(fp4_from_float(scaled * values[2 * j]) |
+                                            fp4_from_float(scaled * values[2 * j + 1]) << 4)
+                : f8_e4m3_from_float(scaled * values[2 * j]);
+      }
+    }
+  }
+
+  std::uint8_t code(std::uint64_t bits) const { return codes_[bits & (kCount - 1)]; }
+  /// The F8_E8M0 code of a block's scale.
+  std::uint8_t scale(std::uint64_t bits) const {
+    return static_cast<std::uint8_t>(127 + exponent_ - static_cast<int>(bits & 1));
+  }
+
+ private:
+  std::vector<std::uint8_t> codes_;
+  int exponent_;
+};
+
 }  // namespace detail
 
-/// Writes a random checkpoint of the configuration in `config_file` to the folder `out`, which is
-/// made: config.json, a copy, and model.safetensors in the release's names. Matrices are stored as
-/// `matrix_dtype`, F32 or BF16, everything else in float32 and I64. The values are a function of
-/// configuration, seed and dtype. `progress` is called with bytes written and bytes in all.
-/// Throws ds4::Error if the configuration is bad or the folder cannot be written.
-inline void synthesise(const std::filesystem::path& config_file, DType matrix_dtype,
-                       std::uint64_t seed, const std::filesystem::path& out,
+/// The first `layers` layers of a configuration: the schedule's prefix and whole pairs, or all;
+/// without the multi-token-prediction layer. Throws ds4::Error for another number.
+inline ConfigValues truncated(ConfigValues config, std::size_t layers) {
+  if (layers == config.num_hidden_layers) return config;
+  const Schedule schedule = schedule_of(config);
+  if (layers < schedule.prefix || layers > schedule.prefix + 2 * schedule.pairs ||
+      (layers - schedule.prefix) % 2 != 0) {
+    throw Error("layers", "found " + std::to_string(layers) + ", expected " +
+                              std::to_string(schedule.prefix) + " and up to " +
+                              std::to_string(schedule.pairs) + " pairs of two");
+  }
+  config.num_hidden_layers = layers;
+  config.compress_ratios.resize(layers);
+  config.num_hash_layers = std::min(config.num_hash_layers, layers);
+  config.num_nextn_predict_layers = 0;
+  return config;
+}
+
+/// Writes a random checkpoint of a configuration to the folder `out`, which is made: config.json
+/// and model.safetensors in the release's names. The values are a function of configuration, seed
+/// and format. `progress` is called with bytes written and bytes in all. Throws ds4::Error if the
+/// folder cannot be written.
+inline void synthesise(const ConfigValues& config, StorageFormat format, std::uint64_t seed,
+                       const std::filesystem::path& out,
                        const std::function<void(std::size_t, std::size_t)>& progress = {}) {
-  const ConfigValues config = read_config(config_file);
   const std::vector<TensorInfo> tensors = list_tensors(config);
   std::vector<TensorSpec> specs;
   std::size_t total = 0;
   for (const TensorInfo& tensor : tensors) {
-    const DType dtype = tensor.role == TensorRole::matrix   ? matrix_dtype
-                        : tensor.role == TensorRole::vector ? DType::f32
-                                                            : DType::i64;
-    specs.push_back({tensor.name, dtype, tensor.shape});
-    total += std::accumulate(tensor.shape.begin(), tensor.shape.end(), dtype_size(dtype),
-                             std::multiplies<>{});
+    for (TensorSpec& spec : stored_tensors(tensor, format)) {
+      total += std::accumulate(spec.shape.begin(), spec.shape.end(), dtype_size(spec.dtype),
+                               std::multiplies<>{});
+      specs.push_back(std::move(spec));
+    }
   }
   std::error_code error;
   std::filesystem::create_directories(out, error);
@@ -114,8 +172,12 @@ inline void synthesise(const std::filesystem::path& config_file, DType matrix_dt
     const auto* bytes = reinterpret_cast<const std::byte*>(&value);
     piece.insert(piece.end(), bytes, bytes + sizeof value);
   };
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const TensorInfo& tensor = tensors[i];
+  const auto elements = [](const TensorSpec& spec) {
+    return std::accumulate(spec.shape.begin(), spec.shape.end(), std::size_t{1},
+                           std::multiplies<>{});
+  };
+  std::map<std::pair<DType, float>, detail::SynthCodes> tables;
+  for (const TensorInfo& tensor : tensors) {
     detail::SynthRandom random(seed, tensor.name);
     if (tensor.role == TensorRole::table) {
       std::vector<std::int64_t> experts(config.n_routed_experts);
@@ -132,14 +194,31 @@ inline void synthesise(const std::filesystem::path& config_file, DType matrix_dt
       continue;
     }
     const auto [mean, deviation] = detail::synth_scale(tensor);
-    const std::size_t count = std::accumulate(tensor.shape.begin(), tensor.shape.end(),
-                                              std::size_t{1}, std::multiplies<>{});
+    const std::vector<TensorSpec> stored = stored_tensors(tensor, format);
+    if (stored.size() == 2) {  // codes, then scales
+      const DType dtype = stored[0].dtype;
+      const detail::SynthCodes& codes =
+          tables.try_emplace({dtype, deviation}, dtype, deviation).first->second;
+      for (std::size_t i = 0; i < 2; ++i) {
+        const std::size_t count = elements(stored[i]);
+        for (std::size_t n = 0; n < count;) {
+          std::uint64_t bits = random.next();
+          for (std::size_t j = 0; j < 4 && n < count; ++j, ++n, bits >>= 16) {
+            put(i == 0 ? codes.code(bits) : codes.scale(bits));
+          }
+          if (piece.size() >= kPiece) flush();
+        }
+        flush();
+      }
+      continue;
+    }
+    const std::size_t count = elements(stored[0]);
     for (std::size_t n = 0; n < count;) {
       float values[4];
       random.normal(values);
       for (std::size_t j = 0; j < 4 && n < count; ++j, ++n) {
         const float value = mean + deviation * values[j];
-        if (specs[i].dtype == DType::bf16) {
+        if (stored[0].dtype == DType::bf16) {
           put(static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(value) + 0x8000u) >> 16));
         } else {
           put(value);
@@ -149,11 +228,10 @@ inline void synthesise(const std::filesystem::path& config_file, DType matrix_dt
     }
     flush();
   }
-  std::filesystem::copy_file(config_file, out / "config.json",
-                             std::filesystem::copy_options::overwrite_existing, error);
-  if (error) {
-    throw Error(detail::printable_path(out / "config.json"), "cannot write: " + error.message());
-  }
+  std::ofstream text(out / "config.json", std::ios::binary);
+  text << config_json(config);
+  text.close();
+  if (!text) throw Error(detail::printable_path(out / "config.json"), "cannot be written");
   writer.finish();
 }
 

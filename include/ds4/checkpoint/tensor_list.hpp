@@ -14,9 +14,12 @@ namespace ds4 {
 
 /// What a tensor is in a checkpoint.
 enum class TensorRole : std::uint8_t {
-  matrix,  ///< may be in any storage
-  vector,  ///< small, float32
-  table,   ///< of the hash router, integers
+  expert,  ///< a matrix of a routed expert
+  linear,  ///< another matrix that the release stores in 8 bits
+  matrix,  ///< one that it keeps in BF16
+  norm,    ///< a norm's weights
+  vector,  ///< other small tensors: float32
+  table,   ///< of the hash router: integers
 };
 
 /// A tensor of a model under the release's name.
@@ -37,41 +40,46 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
   const std::size_t d = c.head_dim;
   const std::size_t F = c.moe_intermediate_size;
   const std::size_t E = c.n_routed_experts;
-  const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t cols) {
-    list.push_back({prefix + name, {rows, cols}, TensorRole::matrix});
+  const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t cols,
+                          TensorRole role = TensorRole::matrix) {
+    list.push_back({prefix + name, {rows, cols}, role});
   };
   const auto vector = [&](const std::string& name, std::vector<std::size_t> shape) {
     list.push_back({prefix + name, std::move(shape), TensorRole::vector});
+  };
+  const auto norm = [&](const std::string& name, std::size_t width) {
+    list.push_back({prefix + name, {width}, TensorRole::norm});
   };
   const auto compressor = [&](const std::string& name, std::size_t width, std::size_t projected) {
     matrix(name + "wkv.weight", projected, D);
     matrix(name + "wgate.weight", projected, D);
     vector(name + "ape", {ratio, projected});
-    vector(name + "norm.weight", {width});
+    norm(name + "norm.weight", width);
   };
-  const auto expert = [&](const std::string& name) {
-    matrix(name + "w1.weight", F, D);
-    matrix(name + "w2.weight", D, F);
-    matrix(name + "w3.weight", F, D);
+  const auto expert = [&](const std::string& name, TensorRole role) {
+    matrix(name + "w1.weight", F, D, role);
+    matrix(name + "w2.weight", D, F, role);
+    matrix(name + "w3.weight", F, D, role);
   };
   for (const std::string site : {"hc_attn_", "hc_ffn_"}) {
     vector(site + "fn", {(2 + N) * N, N * D});
     vector(site + "base", {(2 + N) * N});
     vector(site + "scale", {3});
   }
-  vector("attn_norm.weight", {D});
-  vector("ffn_norm.weight", {D});
-  matrix("attn.wq_a.weight", c.q_lora_rank, D);
-  vector("attn.q_norm.weight", {c.q_lora_rank});
-  matrix("attn.wq_b.weight", H * d, c.q_lora_rank);
-  matrix("attn.wkv.weight", d, D);
-  vector("attn.kv_norm.weight", {d});
+  norm("attn_norm.weight", D);
+  norm("ffn_norm.weight", D);
+  matrix("attn.wq_a.weight", c.q_lora_rank, D, TensorRole::linear);
+  norm("attn.q_norm.weight", c.q_lora_rank);
+  matrix("attn.wq_b.weight", H * d, c.q_lora_rank, TensorRole::linear);
+  matrix("attn.wkv.weight", d, D, TensorRole::linear);
+  norm("attn.kv_norm.weight", d);
   vector("attn.attn_sink", {H});
-  matrix("attn.wo_a.weight", c.o_groups * c.o_lora_rank, H * d / c.o_groups);
-  matrix("attn.wo_b.weight", D, c.o_groups * c.o_lora_rank);
+  matrix("attn.wo_a.weight", c.o_groups * c.o_lora_rank, H * d / c.o_groups, TensorRole::linear);
+  matrix("attn.wo_b.weight", D, c.o_groups * c.o_lora_rank, TensorRole::linear);
   if (ratio != 0 && ratio == c.compress_rates.compressed_sparse_attention) {
     compressor("attn.compressor.", d, 2 * d);
-    matrix("attn.indexer.wq_b.weight", c.index_n_heads * c.index_head_dim, c.q_lora_rank);
+    matrix("attn.indexer.wq_b.weight", c.index_n_heads * c.index_head_dim, c.q_lora_rank,
+           TensorRole::linear);
     matrix("attn.indexer.weights_proj.weight", c.index_n_heads, D);
     compressor("attn.indexer.compressor.", c.index_head_dim, 2 * c.index_head_dim);
   } else if (ratio != 0) {
@@ -84,8 +92,10 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
   } else {
     vector("ffn.gate.bias", {E});
   }
-  for (std::size_t e = 0; e < E; ++e) expert("ffn.experts." + std::to_string(e) + ".");
-  expert("ffn.shared_experts.");
+  for (std::size_t e = 0; e < E; ++e) {
+    expert("ffn.experts." + std::to_string(e) + ".", TensorRole::expert);
+  }
+  expert("ffn.shared_experts.", TensorRole::linear);
 }
 
 }  // namespace detail
@@ -100,7 +110,7 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
     list.push_back({prefix + "hc_head_fn", {N, N * D}, TensorRole::vector});
     list.push_back({prefix + "hc_head_base", {N}, TensorRole::vector});
     list.push_back({prefix + "hc_head_scale", {1}, TensorRole::vector});
-    list.push_back({prefix + "norm.weight", {D}, TensorRole::vector});
+    list.push_back({prefix + "norm.weight", {D}, TensorRole::norm});
   };
   list.push_back({"embed.weight", {c.vocab_size, D}, TensorRole::matrix});
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
@@ -111,10 +121,10 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
   list.push_back({"head.weight", {c.vocab_size, D}, TensorRole::matrix});
   for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
     const std::string prefix = "mtp." + std::to_string(i) + ".";
-    list.push_back({prefix + "e_proj.weight", {D, D}, TensorRole::matrix});
-    list.push_back({prefix + "h_proj.weight", {D, D}, TensorRole::matrix});
-    list.push_back({prefix + "enorm.weight", {D}, TensorRole::vector});
-    list.push_back({prefix + "hnorm.weight", {D}, TensorRole::vector});
+    list.push_back({prefix + "e_proj.weight", {D, D}, TensorRole::linear});
+    list.push_back({prefix + "h_proj.weight", {D, D}, TensorRole::linear});
+    list.push_back({prefix + "enorm.weight", {D}, TensorRole::norm});
+    list.push_back({prefix + "hnorm.weight", {D}, TensorRole::norm});
     detail::list_layer(list, c, prefix, 0, RouterKind::learned);
     hyper_head(prefix);
   }

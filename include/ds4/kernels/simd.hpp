@@ -152,11 +152,11 @@ class Simd {
     // A matrix of few rows is cut so that every lane has some.
     matrix.panel_rows =
         std::min(simd::kPanelRows, (Rows + team_->threads() - 1) / team_->threads());
-    if (resident_.value_or(false) && kernels_->has_product(stored.dtype)) {
+    if (resident_.value_or(false)) {
       std::byte* panels = pool_->allocate(kernels_->panel_bytes(stored));
       kernels_->store_in_panels(panels, stored, matrix.panel_rows);
       matrix.panels = panels;
-      simd::release_mapped(stored.values, Rows * Cols * dtype_size(stored.dtype));
+      simd::release_mapped(stored.values, kernels_->panel_bytes(stored) - simd::kPanelSlack);
     }
     return matrix;
   }
@@ -238,13 +238,12 @@ class Simd {
     Scratch memory(*this);
     const std::size_t S = x.extent(0);
     const simd::Tokens all = lay_out(memory, w.stored.dtype, x.data(), S * G, K);
-    std::byte* panel = memory.own<std::byte>(kernels_->linear_scratch(w));
+    auto& blocks = *memory.own<simd::LinearScratch>(1);
     const Part rows = part(G * N, w.panel_rows);
     for (std::size_t g = rows.begin / N; g * N < rows.end; ++g) {
-      const simd::RowRange range{&w, std::max(rows.begin, g * N), std::min(rows.end, (g + 1) * N),
-                                 decoder(w)};
+      const simd::RowRange range{&w, std::max(rows.begin, g * N), std::min(rows.end, (g + 1) * N)};
       const simd::Tokens tokens{all.data + g * all.stride, G * all.stride, S, all.layout};
-      kernels_->linear(y.data() + range.begin, G * N, range, tokens, panel);
+      kernels_->linear(y.data() + range.begin, G * N, range, tokens, blocks);
     }
     wait_for_all();
   }
@@ -535,57 +534,82 @@ class Simd {
       order[next[static_cast<std::size_t>(picks.flat()[p])]++] = p;
     }
 
-    // All experts of a layer have the same storage; the first one that is used tells which.
-    const Expert& some = experts[static_cast<std::size_t>(picks.flat()[0])];
-    const simd::Layout layout = kernels_->layout_for(some.w1.stored.dtype, exact_);
-    const std::size_t x_stride = kernels_->token_stride(layout, D);
-    const std::size_t h_stride = kernels_->token_stride(layout, F);
-    auto* gathered = memory.shared<std::byte>(places * x_stride);
+    // Storages may differ from weight to weight: places are laid out in every way that one wants.
+    struct LaidOut {
+      std::byte* data;
+      std::size_t stride;
+    };
+    using EachLayout = std::array<LaidOut, 2>;
+    const auto index = [&](const simd::ProductMatrix& w) {
+      return static_cast<std::size_t>(kernels_->layout_for(w.stored.dtype, exact_));
+    };
+    std::array<bool, 2> inputs_used{};
+    std::array<bool, 2> hidden_used{};
+    for (const std::int32_t e : picks.flat()) {
+      const Expert& expert = experts[static_cast<std::size_t>(e)];
+      inputs_used[index(expert.w1)] = inputs_used[index(expert.w3)] = true;
+      hidden_used[index(expert.w2)] = true;
+    }
+    const auto lay_out_places = [&](const std::array<bool, 2>& used, std::size_t K, auto&& values) {
+      EachLayout laid_out{};
+      for (const simd::Layout layout : {simd::Layout::f32, simd::Layout::bf16}) {
+        const auto l = static_cast<std::size_t>(layout);
+        if (!used[l]) continue;
+        const std::size_t stride = kernels_->token_stride(layout, K);
+        laid_out[l] = {memory.shared<std::byte>(places * stride), stride};
+        for_part(places, 1, [&](std::size_t i) {
+          kernels_->lay_out(layout, laid_out[l].data + i * stride, values(i), K, 1, K);
+        });
+      }
+      wait_for_all();
+      return laid_out;
+    };
+    const auto tokens_for = [&](const simd::ProductMatrix& w, const EachLayout& laid_out,
+                                std::size_t begin, std::size_t count) {
+      const auto [data, stride] = laid_out[index(w)];
+      return simd::Tokens{data + begin * stride, stride, count,
+                          static_cast<simd::Layout>(index(w))};
+    };
     auto* hidden = memory.shared<float>(places * F);
-    auto* hidden_tokens = memory.shared<std::byte>(places * h_stride);
-    for_part(places, 1, [&](std::size_t i) {
-      kernels_->lay_out(layout, gathered + i * x_stride, x[order[i] / k].data(), D, 1, D);
-    });
-    wait_for_all();
+    const EachLayout inputs =
+        lay_out_places(inputs_used, D, [&](std::size_t i) { return x[order[i] / k].data(); });
 
     std::size_t most = 0;
     for (std::size_t e = 0; e < experts.size(); ++e) most = std::max(most, first[e + 1] - first[e]);
-    std::byte* panel = memory.own<std::byte>(
-        std::max(kernels_->linear_scratch(some.w1), kernels_->linear_scratch(some.w2)));
+    auto& blocks = *memory.own<simd::LinearScratch>(1);
     const auto for_each_expert = [&](auto&& f) {
       for (std::size_t e = 0; e < experts.size(); ++e) {
         if (first[e + 1] > first[e]) f(experts[e], first[e], first[e + 1] - first[e]);
       }
     };
     {
-      const Part rows = part(F, some.w1.panel_rows);
+      const Part rows = part(F, experts[0].w1.panel_rows);
       const std::size_t width = rows.end - rows.begin;
       float* up = memory.own<float>(most * width);
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
-        const simd::Tokens tokens{gathered + begin * x_stride, x_stride, count, layout};
         float* gate = hidden + begin * F + rows.begin;
-        kernels_->linear(gate, F, range(expert.w1, rows), tokens, panel);
-        kernels_->linear(up, width, range(expert.w3, rows), tokens, panel);
+        kernels_->linear(gate, F, range(expert.w1, rows),
+                         tokens_for(expert.w1, inputs, begin, count), blocks);
+        kernels_->linear(up, width, range(expert.w3, rows),
+                         tokens_for(expert.w3, inputs, begin, count), blocks);
         for (std::size_t i = 0; i < count; ++i) {
           kernels_->swiglu(gate + i * F, up + i * width, width, static_cast<float>(limit));
         }
       });
     }
     wait_for_all();
-    for_part(places, 1, [&](std::size_t i) {
-      kernels_->lay_out(layout, hidden_tokens + i * h_stride, hidden + i * F, F, 1, F);
-    });
-    wait_for_all();
+    const EachLayout activated =
+        lay_out_places(hidden_used, F, [&](std::size_t i) { return hidden + i * F; });
     {
-      const Part rows = part(D, some.w2.panel_rows);
+      const Part rows = part(D, experts[0].w2.panel_rows);
       const std::size_t width = rows.end - rows.begin;
       float* out = memory.own<float>(most * width);
       for (std::size_t s = 0; s < S && width > 0; ++s) {
         std::fill_n(y[s].data() + rows.begin, width, 0.0f);
       }
       for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
-        const simd::Tokens tokens{hidden_tokens + begin * h_stride, h_stride, count, layout};
-        kernels_->linear(out, width, range(expert.w2, rows), tokens, panel);
+        kernels_->linear(out, width, range(expert.w2, rows),
+                         tokens_for(expert.w2, activated, begin, count), blocks);
         for (std::size_t i = 0; i < count; ++i) {
           const std::size_t place = order[begin + i];
           kernels_->add_scaled(y[place / k].data() + rows.begin, out + i * width,
@@ -635,15 +659,8 @@ class Simd {
 
   bool bf16_rows() const { return reduced_ && !exact_; }
 
-  static void decode(const StoredMatrix& matrix, std::size_t row, float* out) {
-    matrix.decode_row(row, out);
-  }
-  using Decoder = decltype(simd::RowRange::decode);
-  Decoder decoder(const simd::ProductMatrix& w) const {
-    return kernels_->has_product(w.stored.dtype) ? nullptr : &decode;
-  }
-  simd::RowRange range(const simd::ProductMatrix& w, const Part& rows) const {
-    return {&w, rows.begin, rows.end, decoder(w)};
+  static simd::RowRange range(const simd::ProductMatrix& w, const Part& rows) {
+    return {&w, rows.begin, rows.end};
   }
 
   simd::Tokens lay_out(Scratch& memory, DType dtype, const float* x, std::size_t S, std::size_t K) {
@@ -669,15 +686,15 @@ class Simd {
                 const simd::Tokens& tokens) {
     const Part rows = part(w.stored.rows, w.panel_rows);
     if (rows.begin == rows.end) return;
-    std::byte* panel = memory.own<std::byte>(kernels_->linear_scratch(w));
-    kernels_->linear(y + rows.begin, y_stride, range(w, rows), tokens, panel);
+    auto& blocks = *memory.own<simd::LinearScratch>(1);
+    kernels_->linear(y + rows.begin, y_stride, range(w, rows), tokens, blocks);
   }
 
   template <std::size_t nI, std::size_t dI>
   simd::IndexQuery lay_out_query(Scratch& memory, TensorView<const float, nI, dI> q,
                                  TensorView<const float, nI> weights, const IndexLog<dI>& keys) {
-    auto* laid_out = memory.own<std::byte>(nI * (dI + 1) * sizeof(float));
-    auto* scaled = memory.own<float>(nI);
+    auto* laid_out = memory.own<std::byte>(simd::padded_heads(nI) * dI * sizeof(float));
+    auto* scaled = memory.own<float>(simd::padded_heads(nI));
     kernels_->lay_out_query(laid_out, scaled, q.data(), weights.data(), nI, dI, keys.bf16());
     return {laid_out, scaled};
   }

@@ -44,53 +44,66 @@ inline void store_key(std::byte* block, std::size_t slot, const float* key, std:
   }
 }
 
-/// A query of the indexer as the scores want it: nI heads of dI values, with the weights of the
-/// heads, 1/sqrt(nI) and 1/sqrt(dI) multiplied in.
+/// Heads that are multiplied with a block of keys at once.
+inline constexpr std::size_t kQueryHeads = 16;
+constexpr std::size_t padded_heads(std::size_t nI) {
+  return (nI + kQueryHeads - 1) / kQueryHeads * kQueryHeads;
+}
+
+/// A query of the indexer as the scores want it: the same channel (or BF16 pair of channels) of 16
+/// heads side by side, heads of zeros behind the last one; with the weights of the heads,
+/// 1/sqrt(nI) and 1/sqrt(dI) multiplied in.
 struct IndexQuery {
-  const std::byte* q;    ///< float32 [nI, dI], or BF16 pairs [nI, (dI+1)/2, 2]
-  const float* weights;  ///< [nI]
+  const std::byte* q;    ///< [padded nI / 16][channels or pairs][16] words of 4 bytes
+  const float* weights;  ///< [padded nI]
 };
 
-/// Lays a query out; q_out has 4 * nI * (dI + 1) bytes, weights_out [nI] floats.
+/// Lays a query out; q_out has 4 * padded_heads(nI) * dI bytes, weights_out padded_heads(nI)
+/// floats.
 template <class A>
 inline void lay_out_query(std::byte* q_out, float* weights_out, const float* q,
                           const float* weights, std::size_t nI, std::size_t dI, bool bf16) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(nI)) / std::sqrt(static_cast<float>(dI));
-  for (std::size_t h = 0; h < nI; ++h) weights_out[h] = weights[h] * scale;
-  if (!bf16) {
-    std::memcpy(q_out, q, nI * dI * sizeof(float));
-    return;
-  }
-  const std::size_t pairs = (dI + 1) / 2;
-  std::memset(q_out, 0, nI * pairs * 4);
+  const std::size_t words = bf16 ? (dI + 1) / 2 : dI;
+  const std::size_t heads = (nI + kQueryHeads - 1) / kQueryHeads * kQueryHeads;
+  std::fill_n(weights_out, heads, 0.0f);
+  std::memset(q_out, 0, heads * words * 4);
   for (std::size_t h = 0; h < nI; ++h) {
+    weights_out[h] = weights[h] * scale;
+    std::byte* out = q_out + (h / kQueryHeads * words * kQueryHeads + h % kQueryHeads) * 4;
     for (std::size_t c = 0; c < dI; ++c) {
-      const std::uint16_t bits = bf16_from_float<A>(q[h * dI + c]);
-      std::memcpy(q_out + (h * pairs * 2 + c) * 2, &bits, 2);
+      if (bf16) {
+        const std::uint16_t bits = bf16_from_float<A>(q[h * dI + c]);
+        std::memcpy(out + c / 2 * kQueryHeads * 4 + c % 2 * 2, &bits, 2);
+      } else {
+        std::memcpy(out + c * kQueryHeads * 4, q + h * dI + c, 4);
+      }
     }
   }
 }
 
 namespace detail_indexer {
 
-// scores[kKeyBlock] += sum over Heads heads of weight * relu(q . key), for one block of keys.
+// scores[kKeyBlock] += sum over `Heads` of the heads of one group of weight * relu(q . key), for
+// one block of keys; q points at the first of them.
 template <class A, std::size_t Heads>
 inline void score_heads(float* scores, const std::byte* block, const std::byte* q,
                         const float* weights, std::size_t dI, bool bf16) {
   constexpr std::size_t kParts = kKeyBlock / kLanes<A>;
+  constexpr std::size_t kStride = kQueryHeads * 4;
   Batch<A> dot[Heads][kParts];
-  for (auto& head : dot) {
-    for (auto& part : head) part = splat<A>(0.0f);
+  DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
+    DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) dot[h][part] = splat<A>(0.0f);
   }
-  const std::size_t pairs = (dI + 1) / 2;
   if (bf16) {
+    const std::size_t pairs = (dI + 1) / 2;
 #ifdef DS4_HAVE_AVX512
     if constexpr (kLanes<A> == 16) {
-      for (std::size_t p = 0; p < pairs; ++p) {
-        const auto keys = reinterpret_cast<__m512bh>(_mm512_loadu_si512(block + p * 64));
-        for (std::size_t h = 0; h < Heads; ++h) {
+      for (std::size_t p = 0; p < pairs; ++p, block += 64, q += kStride) {
+        const auto keys = reinterpret_cast<__m512bh>(_mm512_loadu_si512(block));
+        DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
           std::int32_t pair;
-          std::memcpy(&pair, q + (h * pairs + p) * 4, 4);
+          std::memcpy(&pair, q + h * 4, 4);
           dot[h][0] = _mm512_dpbf16_ps(dot[h][0], keys,
                                        reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
         }
@@ -98,12 +111,12 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
     } else
 #endif
     {
-      for (std::size_t p = 0; p < pairs; ++p) {
-        for (std::size_t part = 0; part < kParts; ++part) {
-          const SplitBf16<A> keys = load_split_bf16<A>(block + p * 64 + part * kLanes<A> * 4);
-          for (std::size_t h = 0; h < Heads; ++h) {
+      for (std::size_t p = 0; p < pairs; ++p, block += 64, q += kStride) {
+        DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
+          const SplitBf16<A> keys = load_split_bf16<A>(block + part * kLanes<A> * 4);
+          DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
             std::uint16_t pair[2];
-            std::memcpy(pair, q + (h * pairs + p) * 4, 4);
+            std::memcpy(pair, q + h * 4, 4);
             dot[h][part] =
                 xsimd::fma(splat<A>(ds4::bf16_to_float(pair[0])), keys.even, dot[h][part]);
             dot[h][part] =
@@ -113,21 +126,20 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
       }
     }
   } else {
-    for (std::size_t c = 0; c < dI; ++c) {
-      for (std::size_t part = 0; part < kParts; ++part) {
-        const Batch<A> keys =
-            load<A>(reinterpret_cast<const float*>(block + c * 64) + part * kLanes<A>);
-        for (std::size_t h = 0; h < Heads; ++h) {
+    for (std::size_t c = 0; c < dI; ++c, block += 64, q += kStride) {
+      DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
+        const Batch<A> keys = load<A>(reinterpret_cast<const float*>(block) + part * kLanes<A>);
+        DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
           float value;
-          std::memcpy(&value, q + (h * dI + c) * 4, 4);
+          std::memcpy(&value, q + h * 4, 4);
           dot[h][part] = xsimd::fma(splat<A>(value), keys, dot[h][part]);
         }
       }
     }
   }
-  for (std::size_t part = 0; part < kParts; ++part) {
+  DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
     Batch<A> sum = load<A>(scores + part * kLanes<A>);
-    for (std::size_t h = 0; h < Heads; ++h) {
+    DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
       sum = xsimd::fma(splat<A>(weights[h]), xsimd::max(dot[h][part], splat<A>(0.0f)), sum);
     }
     sum.store_unaligned(scores + part * kLanes<A>);
@@ -140,17 +152,12 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
 template <class A>
 inline void score_block(float* scores, const std::byte* block, const IndexQuery& query,
                         std::size_t nI, std::size_t dI, bool bf16) {
-  constexpr std::size_t kHeads = kLanes<A> == 16 ? 16 : 1;
-  const std::size_t head_bytes = bf16 ? (dI + 1) / 2 * 4 : dI * 4;
+  constexpr std::size_t kHeads = kLanes<A> == 16 ? kQueryHeads : kLanes<A> == 8 ? 4 : 1;
+  const std::size_t group_bytes = (bf16 ? (dI + 1) / 2 : dI) * kQueryHeads * 4;
   std::fill_n(scores, kKeyBlock, 0.0f);
-  std::size_t h = 0;
-  for (; h + kHeads <= nI; h += kHeads) {
-    detail_indexer::score_heads<A, kHeads>(scores, block, query.q + h * head_bytes,
-                                           query.weights + h, dI, bf16);
-  }
-  for (; h < nI; ++h) {
-    detail_indexer::score_heads<A, 1>(scores, block, query.q + h * head_bytes, query.weights + h,
-                                      dI, bf16);
+  for (std::size_t h = 0; h < nI; h += kHeads) {
+    const std::byte* q = query.q + h / kQueryHeads * group_bytes + h % kQueryHeads * 4;
+    detail_indexer::score_heads<A, kHeads>(scores, block, q, query.weights + h, dI, bf16);
   }
 }
 

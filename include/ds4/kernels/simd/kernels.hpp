@@ -19,8 +19,6 @@ struct Kernels {
   decltype(&token_stride<Baseline>) token_stride;
   decltype(&lay_out<Baseline>) lay_out;
   decltype(&linear<Baseline>) linear;
-  decltype(&has_product<Baseline>) has_product;
-  decltype(&linear_scratch<Baseline>) linear_scratch;
   decltype(&panel_bytes<Baseline>) panel_bytes;
   decltype(&store_in_panels<Baseline>) store_in_panels;
   decltype(&rms_norm<Baseline>) rms_norm;
@@ -49,8 +47,6 @@ const Kernels& kernels() {
                                  &token_stride<A>,
                                  &lay_out<A>,
                                  &linear<A>,
-                                 &has_product<A>,
-                                 &linear_scratch<A>,
                                  &panel_bytes<A>,
                                  &store_in_panels<A>,
                                  &rms_norm<A>,

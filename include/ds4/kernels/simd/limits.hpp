@@ -36,12 +36,13 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
   zeros[0] = std::byte{unknown};
   const auto run = [&](auto words, std::size_t per_word) {
     using Words = decltype(words);
-    const typename Words::Rows rows = Words::load_rows(zeros);
+    typename Words::Rows rows[Words::kSteps];
+    Words::load_rows(rows, zeros);
     Batch<A> acc[kAccumulators];
     DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) acc[j] = splat<A>(0.0f);
     for (std::size_t i = 0; i < rounds; ++i) {
       DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) {
-        acc[j] = Words::multiply_add(acc[j], rows, zeros);
+        acc[j] = Words::multiply_add(acc[j], rows[0], zeros);
 #if defined(__x86_64__)
         asm volatile("" : "+v"(acc[j].data));
 #endif

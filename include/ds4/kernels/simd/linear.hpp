@@ -1,12 +1,14 @@
-// Linear layers: rows of a weight, in panels, against the tokens of a pass.
+// Linear layers: rows of a weight, block by block, against the tokens of a pass.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <ds4/dtype.hpp>
+#include <ds4/kernels/simd/expand.hpp>
 #include <ds4/kernels/simd/panel.hpp>
 #include <ds4/weights.hpp>
 
@@ -18,11 +20,17 @@ enum class Layout : std::uint8_t {
   bf16,  ///< rounded to BF16
 };
 
+/// Whether rows of this storage are multiplied as BF16; the others as float32.
+template <class A>
+inline bool multiplied_as_bf16(DType dtype) {
+  return dtype == DType::bf16 || dtype == DType::f8_e4m3 || dtype == DType::i8;
+}
+
 /// The layout for rows of this storage. `exact` keeps activations in float32.
 template <class A>
 inline Layout layout_for([[maybe_unused]] DType dtype, [[maybe_unused]] bool exact) {
 #ifdef DS4_HAVE_AVX512
-  if (kLanes<A> == 16 && dtype == DType::bf16 && !exact) return Layout::bf16;
+  if (kLanes<A> == 16 && multiplied_as_bf16<A>(dtype) && !exact) return Layout::bf16;
 #endif
   return Layout::f32;
 }
@@ -57,100 +65,286 @@ struct Tokens {
   Layout layout;
 };
 
-/// A weight as the products read it: as it is stored, or in panels.
+/// A weight as the products read it: as it is stored, or in panels. A panel in memory is its words,
+/// then for FP4 its scales, words of four codes, if they are F8_E8M0; other scales are read where
+/// they are stored.
 struct ProductMatrix {
   StoredMatrix stored;
-  const std::byte* panels = nullptr;  ///< null: each panel is made when it is multiplied
+  const std::byte* panels = nullptr;  ///< null: the rows are transposed as they are multiplied
   std::size_t panel_rows = kPanelRows;
 };
 
-/// Whether rows of this storage are multiplied as they are; others become float32 first.
-template <class A>
-inline bool has_product(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::bf16;
-}
-
-/// Bytes of a row of a panel before it is filled up to whole words.
+/// Bytes of a stored row.
 template <class A>
 inline std::size_t row_bytes(const StoredMatrix& matrix) {
-  return matrix.cols * (matrix.dtype == DType::bf16 ? 2 : 4);
+  switch (matrix.dtype) {
+    case DType::bf16:
+    case DType::f16:
+      return matrix.cols * 2;
+    case DType::f8_e4m3:
+      return matrix.cols;
+    case DType::i8:
+      return (matrix.cols + 1) / 2;
+    default:
+      return matrix.cols * 4;
+  }
+}
+
+/// Bytes of a row of FP4's scales if they are codes that panels hold, else 0.
+template <class A>
+inline std::size_t scale_codes(const StoredMatrix& m) {
+  const bool packed = m.dtype == DType::i8 && m.scale_dtype == DType::f8_e8m0;
+  return packed ? (m.cols + StoredMatrix::kFp4Block - 1) / StoredMatrix::kFp4Block : 0;
+}
+
+/// Bytes of a row in a panel.
+template <class A>
+inline std::size_t panel_row_bytes(const StoredMatrix& m) {
+  return (words_of<A>(row_bytes<A>(m)) + words_of<A>(scale_codes<A>(m))) * kWord;
 }
 
 /// Bytes of the matrix in panels, the slack behind the last one included.
 template <class A>
-inline std::size_t panel_bytes(const StoredMatrix& matrix) {
-  return matrix.rows * words_of<A>(row_bytes<A>(matrix)) * kWord + kPanelSlack;
-}
-
-/// The rows [begin, end) of a weight. `decode` writes a row as float32 where the storage has no
-/// product, and is null otherwise.
-struct RowRange {
-  const ProductMatrix* matrix;
-  std::size_t begin;
-  std::size_t end;
-  void (*decode)(const StoredMatrix& matrix, std::size_t row, float* out);
-};
-
-/// Bytes of scratch memory that `linear` needs for a weight: none for one in panels.
-template <class A>
-inline std::size_t linear_scratch(const ProductMatrix& matrix) {
-  if (matrix.panels != nullptr) return 0;
-  const std::size_t panel = kPanelRows * (row_bytes<A>(matrix.stored) + kWord) + kPanelSlack;
-  const std::size_t rows = kPanelRows * matrix.stored.cols * sizeof(float);
-  return panel + (has_product<A>(matrix.stored.dtype) ? 0 : rows);
+inline std::size_t panel_bytes(const StoredMatrix& m) {
+  return m.rows * panel_row_bytes<A>(m) + kPanelSlack;
 }
 
 /// Writes a matrix in panels of panel_rows rows; the last one has what is left.
 template <class A>
-inline void store_in_panels(std::byte* out, const StoredMatrix& matrix, std::size_t panel_rows) {
-  const std::size_t bytes = row_bytes<A>(matrix);
-  for (std::size_t row = 0; row < matrix.rows; row += panel_rows) {
-    pack_panel<A>(out + row * words_of<A>(bytes) * kWord, matrix.values + row * bytes, bytes,
-                  std::min(panel_rows, matrix.rows - row));
+inline void store_in_panels(std::byte* out, const StoredMatrix& m, std::size_t panel_rows) {
+  const std::size_t bytes = row_bytes<A>(m);
+  const std::size_t codes = scale_codes<A>(m);
+  for (std::size_t row = 0; row < m.rows; row += panel_rows) {
+    const std::size_t height = std::min(panel_rows, m.rows - row);
+    std::byte* panel = out + row * panel_row_bytes<A>(m);
+    pack_words<A>(panel, height * kWord, m.values + row * bytes, bytes, bytes, height);
+    pack_words<A>(panel + words_of<A>(bytes) * height * kWord, height * kWord,
+                  m.scales + row * codes, codes, codes, height);
   }
 }
 
-/// y[s * y_stride + row - begin] = w[row] . x[s] for the rows of the range; `scratch` has
-/// linear_scratch() bytes.
+/// Scratch memory of one lane's products.
+struct LinearScratch {
+  alignas(64) std::byte words[kBlockWords * kPanelRows * kWord + kPanelSlack];
+  alignas(64) std::byte packed[kBlockWords / 2 * kPanelRows * kWord + kPanelSlack];
+  alignas(64) float scales[kBlockWords * 2 / StoredMatrix::kFp4Block * kPanelRows];
+  alignas(64) std::byte codes[kBlockWords * 2 / StoredMatrix::kFp4Block * kPanelRows + kPanelSlack];
+};
+
+/// The float32 that an F8_E8M0 code stands for.
+template <class A>
+inline float scale_of_code(std::byte code) {
+  const auto bits = std::to_integer<std::uint32_t>(code);
+  const std::uint32_t value = bits == 255 ? 0x7fc00000u : bits == 0 ? 0x400000u : bits << 23;
+  float scale;
+  std::memcpy(&scale, &value, sizeof scale);
+  return scale;
+}
+
+/// The scales of the rows [first, first + height) for the channels of a block:
+/// [groups][kPanelRows], one group for each FP8 or FP4 block of scales, NaN and all.
+template <class A>
+inline void expand_scales(float* out, const StoredMatrix& m, std::size_t first, std::size_t height,
+                          std::size_t channel, std::size_t channels) {
+  const bool fp4 = m.dtype == DType::i8;
+  const std::size_t width = fp4 ? StoredMatrix::kFp4Block : StoredMatrix::kFp8Block;
+  const std::size_t blocks = (m.cols + width - 1) / width;
+  const std::size_t groups = (channels + width - 1) / width;
+  for (std::size_t r = 0; r < height; ++r) {
+    const std::size_t row = first + r;
+    const std::size_t at = (fp4 ? row : row / StoredMatrix::kFp8Block) * blocks + channel / width;
+    for (std::size_t g = 0; g < groups; ++g) {
+      if (m.scale_dtype == DType::f8_e8m0) {
+        out[g * kPanelRows + r] = scale_of_code<A>(m.scales[at + g]);
+      } else {
+        std::memcpy(out + g * kPanelRows + r, m.scales + (at + g) * sizeof(float), sizeof(float));
+      }
+    }
+  }
+}
+
+/// The same from words of four codes, `stride` bytes from one to the next.
+template <class A>
+inline void expand_scale_codes(float* out, const std::byte* words, std::size_t stride,
+                               std::size_t height, std::size_t groups) {
+  for (std::size_t g = 0; g < groups; ++g, out += kPanelRows) {
+    const std::byte* codes = words + g / kWord * stride;
+#ifdef DS4_HAVE_AVX512
+    if constexpr (kLanes<A> == 16) {
+      DS4_UNROLL for (std::size_t r = 0; r < kPanelRows; r += 16) {
+        const __m512i code =
+            _mm512_and_si512(_mm512_srli_epi32(_mm512_loadu_si512(codes + r * kWord),
+                                               static_cast<unsigned>(g % kWord * 8)),
+                             _mm512_set1_epi32(0xff));
+        __m512i bits = _mm512_slli_epi32(code, 23);
+        bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(code, code),
+                                     _mm512_set1_epi32(0x400000));
+        bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)),
+                                     _mm512_set1_epi32(0x7fc00000));
+        _mm512_storeu_si512(out + r, bits);
+      }
+      continue;
+    }
+#endif
+    for (std::size_t r = 0; r < height; ++r) {
+      out[r] = scale_of_code<A>(codes[r * kWord + g % kWord]);
+    }
+  }
+}
+
+/// The rows [begin, end) of a weight.
+struct RowRange {
+  const ProductMatrix* matrix;
+  std::size_t begin;
+  std::size_t end;
+};
+
+/// Steps of BF16 or float32 words that a stored word takes.
+template <class A>
+inline std::size_t steps_of(DType dtype) {
+  return dtype == DType::i8 ? 4 : dtype == DType::f8_e4m3 || dtype == DType::f16 ? 2 : 1;
+}
+
+/// The words [begin, begin + count) of the rows [first, first + height) as they are stored, with
+/// their scales.
+template <class A>
+inline Block stored_block(const ProductMatrix& m, std::size_t first, std::size_t height,
+                          std::size_t begin, std::size_t count, LinearScratch& scratch) {
+  const StoredMatrix& stored = m.stored;
+  const std::size_t bytes = row_bytes<A>(stored);
+  Block block{};
+  block.count = count;
+  block.height = height;
+  block.group = count;
+  const std::byte* panel = nullptr;
+  if (m.panels != nullptr) {
+    panel = m.panels + first * panel_row_bytes<A>(stored);
+    block.stride = height * kWord;
+    block.words = panel + begin * block.stride;
+  } else {
+    std::byte* out = steps_of<A>(stored.dtype) == 1 ? scratch.words : scratch.packed;
+    block.stride = kPanelRows * kWord;
+    block.words = out;
+    pack_words<A>(out, block.stride, stored.values + first * bytes + begin * kWord, bytes,
+                  std::min(count * kWord, bytes - begin * kWord), height);
+  }
+  const bool fp4 = stored.dtype == DType::i8;
+  if (!fp4 && stored.dtype != DType::f8_e4m3) return block;
+
+  const std::size_t width = fp4 ? StoredMatrix::kFp4Block : StoredMatrix::kFp8Block;
+  const std::size_t per_word = fp4 ? 8 : 4;
+  const std::size_t channel = begin * per_word;
+  const std::size_t channels = std::min(count * per_word, stored.cols - channel);
+  block.scales = scratch.scales;
+  block.group = width / per_word;
+  const std::size_t codes = scale_codes<A>(stored);
+  if (codes == 0) {
+    expand_scales<A>(scratch.scales, stored, first, height, channel, channels);
+    return block;
+  }
+  const std::size_t group = channel / width;
+  const std::size_t groups = (channels + width - 1) / width;
+  const std::byte* scale_words = scratch.codes;
+  if (panel != nullptr) {
+    scale_words = panel + (words_of<A>(bytes) + group / kWord) * block.stride;
+  } else {
+    pack_words<A>(scratch.codes, block.stride, stored.scales + first * codes + group, codes, groups,
+                  height);
+  }
+  expand_scale_codes<A>(scratch.scales, scale_words, block.stride, height, groups);
+  return block;
+}
+
+/// The block with words that are multiplied in one step each.
+template <class A>
+inline Block expanded(Block block, DType dtype, LinearScratch& scratch) {
+  constexpr std::size_t kStride = kPanelRows * kWord;
+  const std::size_t steps = steps_of<A>(dtype);
+  if (steps == 1) return block;
+  if (dtype == DType::i8) {
+    expand_fp4<A>(scratch.words, block.words, block.stride, block.count);
+  } else if (dtype == DType::f8_e4m3) {
+    expand_fp8<A>(scratch.words, block.words, block.stride, block.count);
+  } else {
+    for (std::size_t word = 0; word < block.count; ++word) {
+      for (std::size_t i = 0; i < 2 * block.height; ++i) {
+        std::uint16_t bits;
+        std::memcpy(&bits, block.words + word * block.stride + i * 2, sizeof bits);
+        const float value = f16_to_float(bits);
+        std::memcpy(scratch.words + (2 * word + i % 2) * kStride + i / 2 * kWord, &value, kWord);
+      }
+    }
+  }
+  block.words = scratch.words;
+  block.stride = kStride;
+  block.count *= steps;
+  block.group *= steps;
+  return block;
+}
+
+/// Tokens up to which packed rows are expanded in registers.
+inline constexpr std::size_t kFewTokens = 4;
+
+/// Calls f with the way to multiply rows of this storage; whether blocks are expanded for it; and
+/// whether they have scales.
+template <class A, class F>
+inline void with_words(DType dtype, Layout layout, [[maybe_unused]] std::size_t tokens, F&& f) {
+  constexpr std::false_type no;
+  constexpr std::true_type yes;
+  if (!multiplied_as_bf16<A>(dtype)) return f(F32Words<A>{}, yes, no);
+  const auto with = [&](auto words) {
+    const bool scaled = dtype != DType::bf16;
+#ifdef DS4_HAVE_AVX512
+    if constexpr (kLanes<A> == 16) {
+      if (scaled && tokens <= kFewTokens) {
+        if (dtype == DType::i8) return f(Fp4Words<A, decltype(words)>{}, no, yes);
+        return f(Fp8Words<A, decltype(words)>{}, no, yes);
+      }
+    }
+#endif
+    if (scaled) return f(words, yes, yes);
+    f(words, yes, no);
+  };
+#ifdef DS4_HAVE_AVX512
+  if constexpr (kLanes<A> == 16) {
+    if (layout == Layout::bf16) return with(Bf16DotWords<A>{});
+  }
+#endif
+  static_cast<void>(layout);
+  with(Bf16Words<A>{});
+}
+
+/// y[s * y_stride + row - begin] = w[row] . x[s] for the rows of the range.
 template <class A>
 inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Tokens& x,
-                   std::byte* scratch) {
+                   LinearScratch& scratch) {
   const ProductMatrix& m = *w.matrix;
-  const std::size_t bytes = row_bytes<A>(m.stored);
-  const std::size_t words = words_of<A>(bytes);
-  for (std::size_t row = w.begin; row < w.end;) {
-    const std::size_t first = row / m.panel_rows * m.panel_rows;
-    const std::size_t height = std::min(m.panel_rows, m.stored.rows - first);
-    const Panel wanted{m.panels == nullptr ? scratch : m.panels + first * words * kWord, height,
-                       row - first, std::min(w.end, first + height) - row};
-    if (m.panels == nullptr && w.decode == nullptr) {
-      pack_panel<A>(scratch, m.stored.values + first * bytes, bytes, height);
-    } else if (m.panels == nullptr) {
-      std::byte* rows = scratch + kPanelRows * words * kWord + kPanelSlack;
-      for (std::size_t r = 0; r < height; ++r) {
-        w.decode(m.stored, first + r, reinterpret_cast<float*>(rows + r * bytes));
+  const DType dtype = m.stored.dtype;
+  const std::size_t words = words_of<A>(row_bytes<A>(m.stored));
+  const std::size_t steps = steps_of<A>(dtype);
+  const std::size_t per_block = kBlockWords / steps;
+  const bool pairs = multiplied_as_bf16<A>(dtype) && x.layout == Layout::f32;
+  const std::size_t token_bytes = steps * (pairs ? 8 : 4);  // of a token, per stored word
+  with_words<A>(dtype, x.layout, x.count, [&](auto kind, auto expand, auto scaled) {
+    for (std::size_t row = w.begin; row < w.end;) {
+      const std::size_t first = row / m.panel_rows * m.panel_rows;
+      const std::size_t height = std::min(m.panel_rows, m.stored.rows - first);
+      const std::size_t wanted = std::min(w.end, first + height) - row;
+      for (std::size_t begin = 0; begin < words; begin += per_block) {
+        const std::size_t count = std::min(per_block, words - begin);
+        Block block = stored_block<A>(m, first, height, begin, count, scratch);
+        block.skip = row - first;
+        block.wanted = wanted;
+        const std::byte* next = block.words + count * block.stride;
+        const bool more = m.panels != nullptr && (row + wanted < w.end || begin + count < words);
+        if constexpr (expand) block = expanded<A>(block, dtype, scratch);
+        multiply_block<A, decltype(kind), decltype(scaled)::value>(
+            y + (row - w.begin), y_stride, block, x.data + begin * token_bytes, x.stride, x.count,
+            begin == 0, next, more ? count * height * kWord / 64 : 0);
       }
-      pack_panel<A>(scratch, rows, bytes, height);
+      row += wanted;
     }
-    float* out = y + (row - w.begin);
-    const std::byte* next = m.panels == nullptr || row + wanted.count >= w.end
-                                ? nullptr
-                                : m.panels + (first + height) * words * kWord;
-    const auto multiply = [&](auto kind) {
-      multiply_panel<A, decltype(kind)>(out, y_stride, wanted, words, x.data, x.stride, x.count,
-                                        next);
-    };
-    if (m.stored.dtype != DType::bf16) {
-      multiply(F32Words<A>{});
-#ifdef DS4_HAVE_AVX512
-    } else if (kLanes<A> == 16 && x.layout == Layout::bf16) {
-      if constexpr (kLanes<A> == 16) multiply(Bf16DotWords<A>{});
-#endif
-    } else {
-      multiply(Bf16Words<A>{});
-    }
-    row += wanted.count;
-  }
+  });
 }
 
 }  // namespace ds4::simd

@@ -6,8 +6,9 @@
 // lanes. A panel is read from front to back, so memory delivers at its full rate.
 //
 // A (row, token) pair has one accumulator that is filled in the order of K, and emptied into y
-// after every kBlockWords words, which keeps rounding errors small. The result does not depend on
-// which other rows and tokens are multiplied beside it.
+// after every kBlockWords words, which keeps rounding errors small; FP8 and FP4 become BF16 block
+// by block, see expand.hpp. The result does not depend on which other rows and tokens are
+// multiplied beside it.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +25,8 @@ namespace ds4::simd {
 inline constexpr std::size_t kPanelRows = 32;
 /// Bytes of a word.
 inline constexpr std::size_t kWord = 4;
-/// Words between two roundings into y; a panel's block of so many stays in the first-level cache.
-inline constexpr std::size_t kBlockWords = 256;
+/// Words of a block: its sums are rounded into y, and it stays in the first-level cache.
+inline constexpr std::size_t kBlockWords = 128;
 /// What a panel's reader may touch behind its end.
 inline constexpr std::size_t kPanelSlack = kPanelRows * kWord;
 /// Tokens that are multiplied with a panel at once: what the registers hold.
@@ -40,15 +41,19 @@ constexpr std::size_t words_of(std::size_t bytes) {
   return (bytes + kWord - 1) / kWord;
 }
 
-// How a vector of words, one of each row, is multiplied with a token's elements of that word.
+// How a vector of words, one of each row, is multiplied with a token's elements of that word. A
+// stored word may take several steps: load_rows gives the rows' elements of each.
 
 /// Float32 rows, float32 activations.
 template <class A>
 struct F32Words {
-  static constexpr std::size_t kTokenBytes = 4;  // of a token, per word
+  static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kTokenBytes = 4;  // of a token, per step
   using Rows = Batch<A>;
 
-  static Rows load_rows(const std::byte* p) { return load<A>(reinterpret_cast<const float*>(p)); }
+  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
+    rows[0] = load<A>(reinterpret_cast<const float*>(p));
+  }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     return xsimd::fma(rows, splat<A>(*reinterpret_cast<const float*>(token)), acc);
   }
@@ -57,10 +62,20 @@ struct F32Words {
 /// BF16 rows, float32 activations: exact products.
 template <class A>
 struct Bf16Words {
+  static constexpr std::size_t kSteps = 1;
   static constexpr std::size_t kTokenBytes = 8;
   using Rows = SplitBf16<A>;
 
-  static Rows load_rows(const std::byte* p) { return load_split_bf16<A>(p); }
+  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
+    rows[0] = load_split_bf16<A>(p);
+  }
+#ifdef DS4_HAVE_AVX512
+  static Rows of_bits(__m512i pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+            _mm512_castsi512_ps(
+                _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  }
+#endif
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     const float* x = reinterpret_cast<const float*>(token);
     return xsimd::fma(rows.odd, splat<A>(x[1]), xsimd::fma(rows.even, splat<A>(x[0]), acc));
@@ -71,12 +86,14 @@ struct Bf16Words {
 /// BF16 rows, activations rounded to BF16, float32 accumulation, by the instruction for it.
 template <class A>
 struct Bf16DotWords {
+  static constexpr std::size_t kSteps = 1;
   static constexpr std::size_t kTokenBytes = 4;
   using Rows = __m512bh;
 
-  static Rows load_rows(const std::byte* p) {
-    return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
+    rows[0] = of_bits(_mm512_loadu_si512(p));
   }
+  static Rows of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     std::int32_t pair;
     std::memcpy(&pair, token, sizeof pair);
@@ -85,38 +102,64 @@ struct Bf16DotWords {
 };
 #endif
 
-/// Where a panel's rows are and which of them are wanted.
-struct Panel {
-  const std::byte* words;  ///< [words of a row][height]
-  std::size_t height;
-  std::size_t skip;   ///< rows before the first that is wanted
-  std::size_t count;  ///< rows that are wanted
+/// Some words of each row of a panel, and which of the rows are wanted.
+struct Block {
+  const std::byte* words;  ///< [count][rows of the panel]
+  std::size_t stride;      ///< bytes from one word to the next
+  std::size_t count;       ///< words of a row
+  std::size_t height;      ///< rows
+  std::size_t skip;        ///< rows before the first that is wanted
+  std::size_t wanted;      ///< rows that are wanted
+  const float* scales;  ///< [groups][kPanelRows], by which a group's sums are multiplied; or null
+  std::size_t group;    ///< words of a group; all of them without scales
 };
 
-/// y[t * y_stride + i] (+)= panel row (skip + i) . token t over `words` words, for T tokens and
-/// rows of `Vectors` vectors. Adds to y unless `first`.
-template <class A, class Words, std::size_t Vectors, std::size_t T>
-inline void multiply_block(float* y, std::size_t y_stride, const Panel& panel, std::size_t words,
+/// y[t * y_stride + i] (+)= block row (skip + i) . token t, for T tokens and rows of `Vectors`
+/// vectors. Adds to y unless `first`.
+template <class A, class Words, bool Scaled, std::size_t Vectors, std::size_t T>
+inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
                            const std::byte* tokens, std::size_t token_stride, bool first) {
-  Batch<A> acc[T][Vectors];
-  DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-    DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) acc[t][v] = splat<A>(0.0f);
-  }
-  const std::byte* p = panel.words;
-  const std::size_t stride = panel.height * kWord;
-  for (std::size_t word = 0; word < words; ++word, p += stride, tokens += Words::kTokenBytes) {
-    DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
-      const typename Words::Rows rows = Words::load_rows(p + v * kLanes<A> * kWord);
+  Batch<A> sum[T][Vectors];
+  const std::byte* p = block.words;
+  const float* scale = block.scales;
+  for (std::size_t begin = 0; begin < block.count; begin += block.group) {
+    const std::size_t words = std::min(block.group, block.count - begin);
+    Batch<A> acc[T][Vectors];
+    DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) acc[t][v] = splat<A>(0.0f);
+    }
+    for (std::size_t w = 0; w < words; ++w, p += block.stride) {
+      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+        typename Words::Rows rows[Words::kSteps];
+        Words::load_rows(rows, p + v * kLanes<A> * kWord);
+        DS4_UNROLL for (std::size_t step = 0; step < Words::kSteps; ++step) {
+          const std::byte* x = tokens + step * Words::kTokenBytes;
+          DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+            acc[t][v] = Words::multiply_add(acc[t][v], rows[step], x + t * token_stride);
+          }
+        }
+      }
+      tokens += Words::kSteps * Words::kTokenBytes;
+    }
+    if constexpr (Scaled) {
+      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+        const Batch<A> factor = load<A>(scale + v * kLanes<A>);
+        DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+          sum[t][v] = begin == 0 ? acc[t][v] * factor : xsimd::fma(acc[t][v], factor, sum[t][v]);
+        }
+      }
+      scale += kPanelRows;
+    } else {  // one group
       DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-        acc[t][v] = Words::multiply_add(acc[t][v], rows, tokens + t * token_stride);
+        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) sum[t][v] = acc[t][v];
       }
     }
   }
-  if (panel.count == Vectors * kLanes<A>) {
+  if (block.wanted == Vectors * kLanes<A>) {
     DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
       DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
         float* out = y + t * y_stride + v * kLanes<A>;
-        (first ? acc[t][v] : load<A>(out) + acc[t][v]).store_unaligned(out);
+        (first ? sum[t][v] : load<A>(out) + sum[t][v]).store_unaligned(out);
       }
     }
     return;
@@ -124,77 +167,69 @@ inline void multiply_block(float* y, std::size_t y_stride, const Panel& panel, s
   for (std::size_t t = 0; t < T; ++t) {
     float sums[Vectors * kLanes<A>];
     DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
-      acc[t][v].store_unaligned(sums + v * kLanes<A>);
+      sum[t][v].store_unaligned(sums + v * kLanes<A>);
     }
     float* out = y + t * y_stride;
-    for (std::size_t i = 0; i < panel.count; ++i) {
-      out[i] = first ? sums[panel.skip + i] : out[i] + sums[panel.skip + i];
+    for (std::size_t i = 0; i < block.wanted; ++i) {
+      out[i] = first ? sums[block.skip + i] : out[i] + sums[block.skip + i];
     }
   }
 }
 
-/// The same for up to kPanelTokens tokens.
-template <class A, class Words, std::size_t Vectors>
-inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const Panel& panel,
-                           std::size_t words, const std::byte* tokens, std::size_t token_stride,
-                           bool first) {
+/// The same for T <= kPanelTokens tokens and whatever rows the block has.
+template <class A, class Words, bool Scaled>
+inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const Block& block,
+                           const std::byte* tokens, std::size_t token_stride, bool first) {
+  constexpr std::size_t kT = kPanelTokens<A>;
+  constexpr std::size_t kVectors = kPanelRows / kLanes<A>;
+  static_assert(kT == 1 || kT == 2 || kT == 6);
   const auto with = [&](auto count) {
-    multiply_block<A, Words, Vectors, decltype(count)::value>(y, y_stride, panel, words, tokens,
-                                                              token_stride, first);
+    constexpr std::size_t kCount = decltype(count)::value;
+    if constexpr (!Scaled) {
+      if (block.height <= kLanes<A>) {
+        return multiply_block<A, Words, Scaled, 1, kCount>(y, y_stride, block, tokens, token_stride,
+                                                           first);
+      }
+    }
+    multiply_block<A, Words, Scaled, kVectors, kCount>(y, y_stride, block, tokens, token_stride,
+                                                       first);
   };
-  static_assert(kPanelTokens<A> == 1 || kPanelTokens<A> == 2 || kPanelTokens<A> == 6);
-  if constexpr (kPanelTokens<A> >= 6) {
+  if constexpr (kT == 6) {
     if (T == 6) return with(std::integral_constant<std::size_t, 6>{});
     if (T == 5) return with(std::integral_constant<std::size_t, 5>{});
     if (T == 4) return with(std::integral_constant<std::size_t, 4>{});
     if (T == 3) return with(std::integral_constant<std::size_t, 3>{});
   }
-  if constexpr (kPanelTokens<A> >= 2) {
+  if constexpr (kT >= 2) {
     if (T == 2) return with(std::integral_constant<std::size_t, 2>{});
   }
   with(std::integral_constant<std::size_t, 1>{});
 }
 
-/// y[t * y_stride + i] = panel row (skip + i) . token t for any number of tokens. While it
-/// multiplies many, it asks memory for `next`, the panel behind this one, if there is one.
-template <class A, class Words>
-inline void multiply_panel(float* y, std::size_t y_stride, const Panel& panel, std::size_t words,
+/// The same for any number of tokens. While it multiplies many, it asks memory for the
+/// `ahead_lines` cache lines at `ahead`.
+template <class A, class Words, bool Scaled>
+inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
                            const std::byte* tokens, std::size_t token_stride, std::size_t count,
-                           const std::byte* next) {
+                           bool first, const std::byte* ahead, std::size_t ahead_lines) {
   constexpr std::size_t kT = kPanelTokens<A>;
-  constexpr std::size_t kVectors = kPanelRows / kLanes<A>;
   constexpr std::size_t kLine = 64;
-  const std::size_t blocks = (words + kBlockWords - 1) / kBlockWords;
-  const std::size_t steps = blocks * ((count + kT - 1) / kT);
-  const std::size_t lines = next == nullptr || steps < 2 * blocks
-                                ? 0
-                                : (words * panel.height * kWord / kLine + steps - 1) / steps;
-  for (std::size_t begin = 0; begin < words; begin += kBlockWords) {
-    const std::size_t block = std::min(kBlockWords, words - begin);
-    Panel part = panel;
-    part.words += begin * panel.height * kWord;
-    for (std::size_t t = 0; t < count; t += kT) {
-      const std::byte* x = tokens + t * token_stride + begin * Words::kTokenBytes;
-      float* out = y + t * y_stride;
-      const std::size_t T = std::min(kT, count - t);
-      for (std::size_t line = 0; line < lines; ++line, next += kLine) prefetch<A>(next);
-      if (panel.height <= kLanes<A>) {
-        multiply_block<A, Words, 1>(T, out, y_stride, part, block, x, token_stride, begin == 0);
-      } else {
-        multiply_block<A, Words, kVectors>(T, out, y_stride, part, block, x, token_stride,
-                                           begin == 0);
-      }
-    }
+  const std::size_t steps = (count + kT - 1) / kT;
+  const std::size_t lines = steps > 1 ? (ahead_lines + steps - 1) / steps : 0;
+  for (std::size_t t = 0; t < count; t += kT) {
+    for (std::size_t line = 0; line < lines; ++line, ahead += kLine) prefetch<A>(ahead);
+    multiply_block<A, Words, Scaled>(std::min(kT, count - t), y + t * y_stride, y_stride, block,
+                                     tokens + t * token_stride, token_stride, first);
   }
 }
 
 #ifdef DS4_HAVE_AVX512
 /// 16 words of each of 16 rows, transposed.
-inline void transpose_words(std::byte* out, std::size_t out_stride, const std::byte* in,
-                            std::size_t in_stride) {
+inline void transpose_words(std::byte* out, std::size_t out_stride,
+                            const std::byte* const (&rows)[16], std::size_t offset) {
   __m512i a[16];
   __m512i b[16];
-  DS4_UNROLL for (std::size_t i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(in + i * in_stride);
+  DS4_UNROLL for (std::size_t i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + offset);
   DS4_UNROLL for (std::size_t i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
     b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -219,20 +254,24 @@ inline void transpose_words(std::byte* out, std::size_t out_stride, const std::b
 }
 #endif
 
-/// Writes `height` rows of `bytes` bytes, one after the other in memory, as a panel.
+/// Writes `bytes` bytes of each of `height` rows as words, the last one filled up with zeros: word
+/// w of row r at out + w * out_stride + r * kWord. Where out_stride has room for kPanelRows rows,
+/// what is behind the last row is not specified.
 template <class A>
-inline void pack_panel(std::byte* out, const std::byte* rows, std::size_t bytes,
-                       std::size_t height) {
+inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* rows,
+                       std::size_t row_stride, std::size_t bytes, std::size_t height) {
   const std::size_t whole = bytes / kWord;
-  const std::size_t stride = height * kWord;
   std::size_t word = 0;
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    if (height % 16 == 0) {
-      for (; word + 16 <= whole; word += 16) {
-        for (std::size_t r = 0; r < height; r += 16) {
-          transpose_words(out + word * stride + r * kWord, stride, rows + r * bytes + word * kWord,
-                          bytes);
+    if (height % 16 == 0 || out_stride == kPanelRows * kWord) {
+      for (std::size_t r = 0; r < height; r += 16) {
+        const std::byte* from[16];
+        for (std::size_t i = 0; i < 16; ++i) {
+          from[i] = rows + std::min(r + i, height - 1) * row_stride;
+        }
+        for (word = 0; word + 16 <= whole; word += 16) {
+          transpose_words(out + word * out_stride + r * kWord, out_stride, from, word * kWord);
         }
       }
     }
@@ -240,14 +279,14 @@ inline void pack_panel(std::byte* out, const std::byte* rows, std::size_t bytes,
 #endif
   for (; word < whole; ++word) {
     for (std::size_t r = 0; r < height; ++r) {
-      std::memcpy(out + word * stride + r * kWord, rows + r * bytes + word * kWord, kWord);
+      std::memcpy(out + word * out_stride + r * kWord, rows + r * row_stride + word * kWord, kWord);
     }
   }
   if (bytes % kWord > 0) {
     for (std::size_t r = 0; r < height; ++r) {
-      std::byte* to = out + whole * stride + r * kWord;
+      std::byte* to = out + whole * out_stride + r * kWord;
       std::memset(to, 0, kWord);
-      std::memcpy(to, rows + r * bytes + whole * kWord, bytes % kWord);
+      std::memcpy(to, rows + r * row_stride + whole * kWord, bytes % kWord);
     }
   }
 }
