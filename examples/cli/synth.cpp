@@ -8,13 +8,12 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/synth.hpp>
-#include <ds4/config.hpp>
 #include <ds4/config_values.hpp>
 
 #include "cli/io.hpp"
+#include "cli/named_config.hpp"
 #include "cli/options.hpp"
 #include "cli/verbs.hpp"
 
@@ -28,13 +27,6 @@ struct SynthOptions {
   std::uint64_t seed = 1;
   std::string out;
 };
-
-/// The configuration that `name` stands for: of the release, or in a file.
-ConfigValues named_config(const std::string& name) {
-  if (name == "flash") return config_values<Flash>();
-  if (name == "pro") return config_values<Pro>();
-  return read_config(name);
-}
 
 void synth(const SynthOptions& options) {
   const std::map<std::string, StorageFormat> kFormats{{"f32", StorageFormat::f32},

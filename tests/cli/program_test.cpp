@@ -539,6 +539,34 @@ TEST_CASE("program: synth writes a checkpoint that runs, the same for the same s
       "--format");
 }
 
+TEST_CASE("program: plan states the published figures") {
+  const Result result =
+      ds4_program({"plan", "flash", "--context", "1048576", "--bandwidth", "33", "--json"});
+  REQUIRE(result.code == 0);
+  const Json plan = Json::parse(result.out);
+  CHECK(plan["parameters"] == 284'332'240'471);
+  CHECK(plan["parameters_mtp"] == 6'610'048'891);
+  CHECK(plan["weight_bytes"] == 159'609'485'896);
+  CHECK(plan["weight_bytes_per_token"].get<double>() / 1e9 == doctest::Approx(11.22).epsilon(1e-3));
+  CHECK(plan["decode_tokens_per_s_limit"].get<double>() ==
+        doctest::Approx(33.0 / 11.22).epsilon(1e-3));
+  for (const char* phase : {"prefill", "decode"}) {
+    std::size_t sum = 0;
+    for (const auto& [name, flops] : plan["flops_by_component"][phase].items()) {
+      sum += flops.get<std::size_t>();
+    }
+    CHECK(plan["flops_per_token"][phase] == sum);
+  }
+  const Result text = ds4_program({"plan", kTinyFlash + "/config.json", "--storage", "bf16"});
+  CHECK(text.code == 0);
+  CHECK(contains(text.out, "parameters"));
+  CHECK(contains(text.out, "a decoded token reads"));
+  check_fails(ds4_program({"plan", "/no/config.json"}), 1, "/no/config.json");
+  check_fails(ds4_program({"plan", "flash", "--context", "2000000"}), 1,
+              "--context: found 2000000, expected at most max_position_embeddings 1048576");
+  check_fails(ds4_program({"plan", "flash", "--storage", "q4"}), 2, "--storage");
+}
+
 TEST_CASE("program: bench prints what scripts read, and serves as a peer") {
   const Result json = ds4_program({"bench", "--prompt", "16", "--decode", "4", "--repetitions", "1",
                                    "--threads", "1", "--json"});
@@ -600,8 +628,8 @@ TEST_CASE("program: help and version") {
   const Result help = ds4_program({"--help"});
   CHECK(help.code == 0);
   CHECK(help.err.empty());
-  for (const std::string verb :
-       {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect", "bench", "synth"}) {
+  for (const std::string verb : {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect",
+                                 "bench", "synth", "plan"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);

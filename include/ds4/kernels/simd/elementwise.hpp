@@ -156,7 +156,14 @@ inline void add_scaled(float* y, const float* x, float scale, std::size_t n) {
   for (; i + kLanes<A> <= n; i += kLanes<A>) {
     xsimd::fma(splat<A>(scale), load<A>(x + i), load<A>(y + i)).store_unaligned(y + i);
   }
-  for (; i < n; ++i) y[i] += scale * x[i];
+  if (i < n) {  // as in swiglu
+    float sums[kLanes<A>] = {};
+    float values[kLanes<A>] = {};
+    std::copy(y + i, y + n, sums);
+    std::copy(x + i, x + n, values);
+    add_scaled<A>(sums, values, scale, kLanes<A>);
+    std::copy(sums, sums + (n - i), y + i);
+  }
 }
 
 /// Softmax-gated pooling: out[c] = sum_i softmax_i(gate[i][c] + ape[i][c]) * kv[i][c] for c < d.

@@ -1,0 +1,20 @@
+// Configurations by name: those of the release, or those in files.
+#pragma once
+
+#include <string>
+
+#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/config.hpp>
+#include <ds4/config_values.hpp>
+
+namespace ds4::cli {
+
+/// The configuration that `name` stands for: "flash", "pro", or a config.json. Throws ds4::Error as
+/// read_config does.
+inline ConfigValues named_config(const std::string& name) {
+  if (name == "flash") return config_values<Flash>();
+  if (name == "pro") return config_values<Pro>();
+  return read_config(name);
+}
+
+}  // namespace ds4::cli

@@ -1,0 +1,156 @@
+// ds4 plan: what a configuration takes, before anything is downloaded or loaded.
+#include <array>
+#include <cstddef>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/error.hpp>
+#include <ds4/plan.hpp>
+
+#include "cli/io.hpp"
+#include "cli/named_config.hpp"
+#include "cli/options.hpp"
+#include "cli/verbs.hpp"
+
+namespace ds4::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const std::map<std::string, StorageFormat> kStorages{{"f32", StorageFormat::f32},
+                                                     {"bf16", StorageFormat::bf16},
+                                                     {"release", StorageFormat::release}};
+const std::map<std::string, StateFormat> kStates{
+    {"f32", StateFormat::f32}, {"bf16", StateFormat::bf16}, {"fp8", StateFormat::fp8}};
+
+struct PlanVerbOptions {
+  std::string config;
+  std::string storage = "release";
+  std::string state = "bf16";
+  PlanOptions plan;
+  double bandwidth = 0.0;  // GB/s; 0: not given
+  bool json = false;
+};
+
+Json components(const std::array<std::size_t, kComponents>& flops) {
+  constexpr std::array<const char*, kComponents> kNames{"attention",         "indexer", "experts",
+                                                        "hyper_connections", "head",    "rest"};
+  Json json = Json::object();
+  for (std::size_t i = 0; i < kComponents; ++i) {
+    if (flops[i] > 0) json[kNames[i]] = flops[i];
+  }
+  return json;
+}
+
+void print_plan(const PlanVerbOptions& options) {
+  const ConfigValues config = named_config(options.config);
+  PlanOptions wanted = options.plan;
+  wanted.storage = kStorages.at(options.storage);
+  wanted.state = kStates.at(options.state);
+  if (wanted.context > config.max_position_embeddings) {
+    throw Error("--context", "found " + std::to_string(wanted.context) +
+                                 ", expected at most max_position_embeddings " +
+                                 std::to_string(config.max_position_embeddings));
+  }
+  const Plan p = plan(config, wanted);
+  const double read = static_cast<double>(p.weight_bytes_per_token);
+  if (options.json) {
+    Json json = {
+        {"parameters", p.parameters},
+        {"parameters_mtp", p.parameters_mtp},
+        {"parameters_active", p.parameters_active},
+        {"hash_entries", p.hash_entries},
+        {"tensors", p.tensors},
+        {"weight_bytes", p.weight_bytes},
+        {"weight_bytes_by_storage",
+         {{"fp4", p.fp4_bytes},
+          {"fp8", p.fp8_bytes},
+          {"bf16", p.bf16_bytes},
+          {"f32", p.f32_bytes},
+          {"tables", p.table_bytes}}},
+        {"weight_bytes_per_token", p.weight_bytes_per_token},
+        {"context", wanted.context},
+        {"batch", wanted.batch},
+        {"state_bytes", p.state_bytes},
+        {"state_bytes_per_token", p.state_bytes_per_token},
+        {"tail_bytes", p.tail_bytes},
+        {"scratch_bytes", p.scratch_bytes},
+        {"flops_per_token",
+         {{"prefill", Plan::total(p.prefill_flops)}, {"decode", Plan::total(p.decode_flops)}}},
+        {"flops_by_component",
+         {{"prefill", components(p.prefill_flops)}, {"decode", components(p.decode_flops)}}}};
+    if (options.bandwidth > 0.0) {
+      json["decode_tokens_per_s_limit"] = options.bandwidth * 1e9 / read;
+    }
+    print(json.dump(1) + "\n");
+    return;
+  }
+
+  const auto line = [](const char* format, auto... values) {
+    char text[240];
+    std::snprintf(text, sizeof(text), format, values...);
+    print(text);
+  };
+  const auto gb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e9; };
+  line("parameters      %zu, and %zu of the extra layer; a token meets %zu\n", p.parameters,
+       p.parameters_mtp, p.parameters_active);
+  line(
+      "checkpoint      %.3f GB in %zu tensors: FP4 %.3f, FP8 %.3f, BF16 %.3f, F32 %.3f, tables "
+      "%.3f\n",
+      gb(p.weight_bytes), p.tensors, gb(p.fp4_bytes), gb(p.fp8_bytes), gb(p.bf16_bytes),
+      gb(p.f32_bytes), gb(p.table_bytes));
+  line("a decoded token reads %.3f GB of weights\n", read / 1e9);
+  if (options.bandwidth > 0.0) {
+    line("%.1f GB/s allow %.2f tokens/s\n", options.bandwidth, options.bandwidth * 1e9 / read);
+  }
+  line(
+      "state           %.3f GB for %zu sequences of %zu tokens, %zu bytes a token; tails %.3f GB\n",
+      gb(p.state_bytes), wanted.batch, wanted.context, p.state_bytes_per_token, gb(p.tail_bytes));
+  line("scratch         %.3f GB for passes of %zu tokens\n", gb(p.scratch_bytes), wanted.chunk);
+  for (const auto& [phase, flops] :
+       {std::pair{"prefill", p.prefill_flops}, std::pair{"decode", p.decode_flops}}) {
+    line("%-8s %8.2f GFLOP a token", phase, gb(Plan::total(flops)));
+    for (const auto& [name, value] : components(flops).items()) {
+      line("; %s %.2f", name.c_str(), gb(value.get<std::size_t>()));
+    }
+    line("\n");
+  }
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app) {
+  auto options = std::make_shared<PlanVerbOptions>();
+  CLI::App& verb =
+      *app.add_subcommand("plan", "What a configuration takes, before anything is loaded");
+  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")->required();
+  verb.add_option("--context", options->plan.context, "Tokens of each sequence")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--batch", options->plan.batch, "Sequences")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--chunk", options->plan.chunk, "Tokens of a pass of prefill")
+      ->capture_default_str()
+      ->check(expect_count(1));
+  verb.add_option("--storage", options->storage, "Storage of the weights")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"release", "bf16", "f32"}));
+  verb.add_option("--state", options->state, "Storage of the state's rows")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"bf16", "f32", "fp8"}));
+  verb.add_option("--bandwidth", options->bandwidth, "GB/s, to tell the tokens/s that it allows")
+      ->check(CLI::PositiveNumber);
+  verb.add_flag("--json", options->json, "Print one JSON object");
+  verb.callback([options] { print_plan(*options); });
+}
+
+}  // namespace ds4::cli

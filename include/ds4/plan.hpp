@@ -1,0 +1,278 @@
+// What a configuration takes before anything is loaded: parameters, bytes, operations. All of it is
+// a constant expression for a configuration type, so a program can assert what it relies on.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
+#include <ds4/config.hpp>
+#include <ds4/weights.hpp>
+
+namespace ds4 {
+
+/// Parts of the model whose costs are stated apart.
+enum class Component : std::uint8_t { attention, indexer, experts, hyper_connections, head, rest };
+inline constexpr std::size_t kComponents = 6;
+
+/// Some tensors [rows, cols] of one kind, of the main model or of the multi-token-prediction layer.
+struct WeightGroup {
+  TensorRole role;
+  std::size_t rows;
+  std::size_t cols;
+  std::size_t count;  ///< tensors
+  std::size_t used;   ///< tensors that a token meets; of a table or the embedding it reads a row
+  Component component;
+  bool mtp;
+};
+
+namespace detail {
+
+template <class Config, class F>
+constexpr void for_each_layer_weight(const Config& c, std::size_t ratio, bool hash, bool mtp,
+                                     F&& f) {
+  const std::size_t D = c.hidden_size;
+  const std::size_t N = c.hc_mult;
+  const std::size_t H = c.num_attention_heads;
+  const std::size_t d = c.head_dim;
+  const std::size_t inner = c.moe_intermediate_size;
+  const std::size_t E = c.n_routed_experts;
+  const std::size_t k = c.num_experts_per_tok;
+  const auto add = [&](TensorRole role, Component component, std::size_t rows, std::size_t cols,
+                       std::size_t count = 1) {
+    f(WeightGroup{role, rows, cols, count, count, component, mtp});
+  };
+  const auto compressor = [&](Component component, std::size_t width, std::size_t projected) {
+    add(TensorRole::matrix, component, projected, D, 2);  // wkv, wgate
+    add(TensorRole::vector, component, ratio, projected);
+    add(TensorRole::norm, component, 1, width);
+  };
+  add(TensorRole::vector, Component::hyper_connections, (2 + N) * N, N * D, 2);
+  add(TensorRole::vector, Component::hyper_connections, 1, (2 + N) * N, 2);
+  add(TensorRole::vector, Component::hyper_connections, 1, 3, 2);
+  add(TensorRole::norm, Component::rest, 1, D, 2);
+
+  add(TensorRole::linear, Component::attention, c.q_lora_rank, D);
+  add(TensorRole::norm, Component::attention, 1, c.q_lora_rank);
+  add(TensorRole::linear, Component::attention, H * d, c.q_lora_rank);
+  add(TensorRole::linear, Component::attention, d, D);
+  add(TensorRole::norm, Component::attention, 1, d);
+  add(TensorRole::vector, Component::attention, 1, H);
+  add(TensorRole::linear, Component::attention, c.o_groups * c.o_lora_rank, H * d / c.o_groups);
+  add(TensorRole::linear, Component::attention, D, c.o_groups * c.o_lora_rank);
+  if (ratio != 0 && ratio == c.compress_rates.compressed_sparse_attention) {
+    compressor(Component::attention, d, 2 * d);
+    add(TensorRole::linear, Component::indexer, c.index_n_heads * c.index_head_dim, c.q_lora_rank);
+    add(TensorRole::matrix, Component::indexer, c.index_n_heads, D);
+    compressor(Component::indexer, c.index_head_dim, 2 * c.index_head_dim);
+  } else if (ratio != 0) {
+    compressor(Component::attention, d, d);
+  }
+
+  add(TensorRole::matrix, Component::experts, E, D);
+  if (hash) {
+    f(WeightGroup{TensorRole::table, c.vocab_size, k, 1, 1, Component::experts, mtp});
+  } else {
+    add(TensorRole::vector, Component::experts, 1, E);
+  }
+  f(WeightGroup{TensorRole::expert, inner, D, 2 * E, 2 * k, Component::experts, mtp});
+  f(WeightGroup{TensorRole::expert, D, inner, E, k, Component::experts, mtp});
+  add(TensorRole::linear, Component::experts, inner, D, 2);
+  add(TensorRole::linear, Component::experts, D, inner);
+}
+
+}  // namespace detail
+
+/// Calls f(WeightGroup) for all tensors of a configuration, an instance of its type or a
+/// ConfigValues: the same tensors as list_tensors(), without their names.
+template <class Config, class F>
+constexpr void for_each_weight(const Config& c, F&& f) {
+  const std::size_t D = c.hidden_size;
+  const std::size_t N = c.hc_mult;
+  const auto hyper_head = [&](bool mtp) {
+    const auto add = [&](TensorRole role, Component component, std::size_t rows, std::size_t cols) {
+      f(WeightGroup{role, rows, cols, 1, 1, component, mtp});
+    };
+    add(TensorRole::vector, Component::hyper_connections, N, N * D);
+    add(TensorRole::vector, Component::hyper_connections, 1, N);
+    add(TensorRole::vector, Component::hyper_connections, 1, 1);
+    add(TensorRole::norm, Component::head, 1, D);
+  };
+  f(WeightGroup{TensorRole::matrix, c.vocab_size, D, 1, 0, Component::rest, false});  // embed
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    detail::for_each_layer_weight(c, static_cast<std::size_t>(c.compress_ratios[i]),
+                                  i < c.num_hash_layers, false, f);
+  }
+  hyper_head(false);
+  f(WeightGroup{TensorRole::matrix, c.vocab_size, D, 1, 1, Component::head, false});
+  for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
+    f(WeightGroup{TensorRole::linear, D, D, 2, 2, Component::rest, true});
+    f(WeightGroup{TensorRole::norm, 1, D, 2, 2, Component::rest, true});
+    detail::for_each_layer_weight(c, 0, false, true, f);
+    hyper_head(true);
+  }
+}
+
+/// The storage of a sequence's rows.
+enum class StateFormat : std::uint8_t {
+  f32,
+  bf16,
+  fp8,  ///< the release's: rows of E4M3 with the rotated part in BF16, the indexer's keys in FP4
+};
+
+/// What to plan for.
+struct PlanOptions {
+  StorageFormat storage = StorageFormat::release;
+  StateFormat state = StateFormat::bf16;
+  std::size_t context = 4096;  ///< tokens
+  std::size_t batch = 1;       ///< sequences
+  std::size_t chunk = 512;     ///< tokens of a pass of prefill
+};
+
+/// Numbers of a configuration; see plan().
+struct Plan {
+  std::size_t parameters = 0;         ///< main model, hash tables apart
+  std::size_t parameters_mtp = 0;     ///< of the multi-token-prediction layer
+  std::size_t parameters_active = 0;  ///< that a token meets, the embedding apart
+  std::size_t hash_entries = 0;
+  std::size_t tensors = 0;       ///< of a checkpoint, scales included
+  std::size_t weight_bytes = 0;  ///< of all tensors, the extra layer's included
+  std::size_t fp4_bytes = 0;     ///< of weight_bytes, scales included
+  std::size_t fp8_bytes = 0;
+  std::size_t bf16_bytes = 0;
+  std::size_t f32_bytes = 0;
+  std::size_t table_bytes = 0;
+  std::size_t weight_bytes_per_token = 0;  ///< read to decode one
+  std::size_t state_bytes = 0;             ///< window and entries of all sequences at the context
+  std::size_t tail_bytes = 0;              ///< beside them: projections that compressors still need
+  std::size_t state_bytes_per_token = 0;   ///< by which a sequence grows, on average
+  std::size_t scratch_bytes = 0;           ///< activations of a pass, about
+  std::array<std::size_t, kComponents> decode_flops{};   ///< of a token at the context
+  std::array<std::size_t, kComponents> prefill_flops{};  ///< of a token, mean up to the context
+
+  static constexpr std::size_t total(const std::array<std::size_t, kComponents>& flops) {
+    std::size_t sum = 0;
+    for (const std::size_t f : flops) sum += f;
+    return sum;
+  }
+  friend constexpr bool operator==(const Plan&, const Plan&) = default;
+};
+
+/// Bytes of one tensor with its scales.
+constexpr std::size_t stored_bytes(TensorRole role, std::size_t rows, std::size_t cols,
+                                   StorageFormat format) {
+  const auto blocks = [](std::size_t n, std::size_t block) { return (n + block - 1) / block; };
+  const std::size_t elements = rows * cols;
+  const bool release = format == StorageFormat::release;
+  const std::size_t matrix = format == StorageFormat::f32 ? 4 : 2;
+  switch (role) {
+    case TensorRole::expert:
+      if (!release) return matrix * elements;
+      return rows * blocks(cols, 2) + rows * blocks(cols, StoredMatrix::kFp4Block);
+    case TensorRole::linear:
+      if (!release) return matrix * elements;
+      return elements +
+             blocks(rows, StoredMatrix::kFp8Block) * blocks(cols, StoredMatrix::kFp8Block);
+    case TensorRole::matrix:
+      return matrix * elements;
+    case TensorRole::norm:
+      return (release ? 2 : 4) * elements;
+    case TensorRole::vector:
+      return 4 * elements;
+    case TensorRole::table:
+      return 8 * elements;
+  }
+  return 0;
+}
+
+/// The plan of a configuration, an instance of its type or a ConfigValues: plan(Flash{}) is a
+/// constant expression. Rows of tokens that a rollback could take back are not counted.
+/// Source: model.md 11.
+template <class Config>
+constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
+  Plan plan;
+  for_each_weight(c, [&](const WeightGroup& g) {
+    const std::size_t elements = g.rows * g.cols;
+    const std::size_t each = stored_bytes(g.role, g.rows, g.cols, options.storage);
+    const std::size_t bytes = each * g.count;
+    const bool scaled = options.storage == StorageFormat::release &&
+                        (g.role == TensorRole::expert || g.role == TensorRole::linear);
+    plan.tensors += g.count * (scaled ? 2 : 1);
+    plan.weight_bytes += bytes;
+    (g.role == TensorRole::table              ? plan.table_bytes
+     : scaled && g.role == TensorRole::expert ? plan.fp4_bytes
+     : scaled                                 ? plan.fp8_bytes
+     : each == 2 * elements                   ? plan.bf16_bytes
+                                              : plan.f32_bytes) += bytes;
+    if (g.role == TensorRole::table) {
+      plan.hash_entries += elements;
+      if (!g.mtp) plan.weight_bytes_per_token += 8 * g.cols;
+      return;
+    }
+    (g.mtp ? plan.parameters_mtp : plan.parameters) += elements * g.count;
+    if (g.mtp) return;
+    plan.parameters_active += elements * g.used;
+    plan.weight_bytes_per_token += g.used > 0 ? each * g.used : each / g.rows;
+    if (g.rows > 1) {
+      const auto component = static_cast<std::size_t>(g.component);
+      plan.decode_flops[component] += 2 * elements * g.used;
+      plan.prefill_flops[component] += 2 * elements * g.used;
+    }
+  });
+
+  const std::size_t d = c.head_dim;
+  const std::size_t r = c.qk_rope_head_dim;
+  const std::size_t n = options.context;
+  const bool fp8 = options.state == StateFormat::fp8;
+  const std::size_t size = options.state == StateFormat::f32 ? 4 : 2;
+  const std::size_t row = fp8 ? (d - r) + (d - r + 63) / 64 + 1 + 2 * r : d * size;
+  const std::size_t key =
+      fp8 ? c.index_head_dim / 2 + (c.index_head_dim + 31) / 32 : c.index_head_dim * size;
+  const std::size_t csa = c.compress_rates.compressed_sparse_attention;
+  std::size_t state = 0;
+  std::size_t tails = 0;
+  std::size_t growth = 0;  // of 1024 tokens
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    const auto ratio = static_cast<std::size_t>(c.compress_ratios[i]);
+    state += std::min(n, c.sliding_window - 1) * row;
+    const auto attend = [&](std::size_t t) {  // operations of the attention of a token
+      const std::size_t window = std::min(t + 1, std::size_t{c.sliding_window});
+      std::size_t entries = ratio == 0 ? 0 : (t + 1) / ratio;
+      if (ratio == csa) entries = std::min(entries, std::size_t{c.index_topk});
+      return 4 * c.num_attention_heads * d * (window + entries);
+    };
+    const std::size_t mean = n / 2;  // entries grow linearly, so the middle token is the mean
+    plan.decode_flops[0] += attend(n);
+    plan.prefill_flops[0] += attend(mean);
+    if (ratio == 0) continue;
+    const std::size_t entries = n / ratio;
+    state += entries * row;
+    growth += row * 1024 / ratio;
+    const bool indexed = ratio == csa;
+    // What an unfinished window, and before it an overlapping one, keeps: float32 kv and gate.
+    const std::size_t tail = std::min(n, n % ratio + (indexed ? ratio : 0));
+    tails += tail * (indexed ? 2 : 1) * d * 8;
+    if (!indexed) continue;
+    state += entries * key;
+    tails += tail * 2 * c.index_head_dim * 8;
+    growth += key * 1024 / ratio;
+    const std::size_t scores = 2 * c.index_n_heads * c.index_head_dim;
+    plan.decode_flops[1] += scores * entries;
+    plan.prefill_flops[1] += scores * (mean / ratio);
+  }
+  plan.state_bytes = state * options.batch;
+  plan.tail_bytes = tails * options.batch;
+  plan.state_bytes_per_token = growth / 1024;
+
+  const std::size_t D = c.hidden_size;
+  const std::size_t tokens = std::max(options.batch, std::min(options.chunk, n));
+  const std::size_t floats = 2 * c.hc_mult * D + 4 * D + 3 * c.num_attention_heads * d +
+                             c.num_experts_per_tok * (D + 3 * c.moe_intermediate_size);
+  plan.scratch_bytes = 4 * floats * tokens;
+  return plan;
+}
+
+}  // namespace ds4
