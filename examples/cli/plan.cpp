@@ -118,7 +118,8 @@ void print_plan(const PlanVerbOptions& options) {
   for (const auto& [phase, flops] :
        {std::pair{"prefill", p.prefill_flops}, std::pair{"decode", p.decode_flops}}) {
     line("%-8s %8.2f GFLOP a token", phase, gb(Plan::total(flops)));
-    for (const auto& [name, value] : components(flops).items()) {
+    const Json parts = components(flops);
+    for (const auto& [name, value] : parts.items()) {
       line("; %s %.2f", name.c_str(), gb(value.get<std::size_t>()));
     }
     line("\n");
