@@ -122,7 +122,7 @@ void print_plan(const PlanVerbOptions& options) {
     for (const auto& [name, value] : parts.items()) {
       line("; %s %.2f", name.c_str(), gb(value.get<std::size_t>()));
     }
-    line("\n");
+    print("\n");
   }
 }
 
