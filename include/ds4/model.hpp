@@ -86,7 +86,7 @@ class Model {
   bool has_mtp() const { return weights_->mtp.has_value(); }
 
   /// The checkpoint that was loaded, its files mapped.
-  const Checkpoint& checkpoint() const { return *weights_->checkpoint; }
+  const Checkpoint& checkpoint() const { return weights_->checkpoint; }
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }
@@ -122,7 +122,9 @@ class Model {
     typename B::template Matrix<V, D> head;
     std::optional<MtpLayer<C, B>> mtp;
     ConfigValues config;
-    std::optional<Checkpoint> checkpoint;  // keeps the files mapped
+    Checkpoint checkpoint;  // keeps the files mapped
+
+    explicit Weights(Checkpoint opened) : checkpoint(std::move(opened)) {}
 
     template <class Visitor>
     void visit(Visitor&& visitor) {
@@ -156,17 +158,17 @@ class Model {
 
 template <ModelConfig C, Backend B>
 Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
-  auto weights = std::make_shared<Weights>();
   const std::filesystem::path config_file = dir / "config.json";
-  weights->config = read_config(config_file);
+  const ConfigValues config = read_config(config_file);
   detail::Problems problems;
-  for (const FieldDifference& field : compare(weights->config, config_values<C>())) {
+  for (const FieldDifference& field : compare(config, config_values<C>())) {
     problems.add(field.field + ": found " + field.found + ", expected " + field.expected);
   }
   problems.throw_if_any(detail::printable_path(config_file));
 
-  const Checkpoint checkpoint = Checkpoint::open(dir);
-  weights->checkpoint = checkpoint;
+  auto weights = std::make_shared<Weights>(Checkpoint::open(dir));
+  weights->config = config;
+  const Checkpoint& checkpoint = weights->checkpoint;
   std::size_t bytes = 0;
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes);
