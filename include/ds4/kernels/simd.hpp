@@ -156,7 +156,7 @@ class Simd {
       std::byte* panels = pool_->allocate(kernels_->panel_bytes(stored));
       kernels_->store_in_panels(panels, stored, matrix.panel_rows);
       matrix.panels = panels;
-      simd::release_mapped(stored.values, kernels_->panel_bytes(stored) - simd::kPanelSlack);
+      simd::release_mapped(stored.values, Rows * kernels_->row_bytes(stored));
     }
     return matrix;
   }

@@ -19,6 +19,7 @@ struct Kernels {
   decltype(&token_stride<Baseline>) token_stride;
   decltype(&lay_out<Baseline>) lay_out;
   decltype(&linear<Baseline>) linear;
+  decltype(&row_bytes<Baseline>) row_bytes;
   decltype(&panel_bytes<Baseline>) panel_bytes;
   decltype(&store_in_panels<Baseline>) store_in_panels;
   decltype(&rms_norm<Baseline>) rms_norm;
@@ -47,6 +48,7 @@ const Kernels& kernels() {
                                  &token_stride<A>,
                                  &lay_out<A>,
                                  &linear<A>,
+                                 &row_bytes<A>,
                                  &panel_bytes<A>,
                                  &store_in_panels<A>,
                                  &rms_norm<A>,
