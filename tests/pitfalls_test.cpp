@@ -30,6 +30,7 @@
 #include <support/compare.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
+#include <support/sequences.hpp>
 
 namespace {
 
@@ -40,8 +41,13 @@ using ds4::Segment;
 using ds4::Tensor;
 using ds4::test::check_close;
 using ds4::test::CheckpointCopy;
+using ds4::test::edges;
 using ds4::test::error_text;
+using ds4::test::feed;
+using ds4::test::folder_of;
 using ds4::test::Golden;
+using ds4::test::model_of;
+using ds4::test::random_ids;
 using ds4::test::TempDir;
 using TinyFlash = ds4::Model<ds4::models::tiny_flash>;
 using TinyProYarn = ds4::Model<ds4::models::tiny_pro_yarn>;
@@ -173,16 +179,6 @@ std::vector<std::pair<double, double>> numbered_tokens(std::size_t count) {
 // ---- The small models of the golden data ----
 
 template <class M>
-std::string folder_of() {
-  std::string name(M::Config::name);
-  std::ranges::replace(name, '_', '-');
-  return name;
-}
-template <class M>
-M model_of() {
-  return M::load(ds4::test::data_dir(folder_of<M>()));
-}
-template <class M>
 Golden golden_of() {
   return Golden(ds4::test::data_dir(folder_of<M>()) / "golden.safetensors");
 }
@@ -218,27 +214,6 @@ void check_stage(const Recorder& recorder, const Golden& golden, const std::stri
               1e-4 * static_cast<double>(largest));
 }
 
-std::vector<std::int32_t> random_ids(std::size_t count) {
-  std::mt19937 random(13);
-  std::vector<std::int32_t> ids(count);
-  for (auto& id : ids) id = static_cast<std::int32_t>(random() % 256);
-  return ids;
-}
-
-/// All logits of tokens fed in passes of these sizes, the last one repeated.
-template <class M>
-std::vector<float> feed(M& model, typename M::State& state, std::span<const std::int32_t> ids,
-                        std::vector<std::size_t> sizes) {
-  std::vector<float> logits;
-  for (std::size_t pass = 0; !ids.empty(); ++pass) {
-    const std::size_t size = std::min(ids.size(), sizes[std::min(pass, sizes.size() - 1)]);
-    const auto rows = model.forward(state, ids.first(size));
-    logits.insert(logits.end(), rows.flat().begin(), rows.flat().end());
-    ids = ids.subspan(size);
-  }
-  return logits;
-}
-
 /// The same shape in both storages of the release.
 struct TwoStorages {
   ds4::Matrix<2, 4> fp4;
@@ -250,26 +225,6 @@ struct TwoStorages {
     visitor("fp8.weight", fp8);
   }
 };
-
-/// Lengths at which windows, entries and the indexer's choice begin or end.
-template <class C>
-std::vector<std::size_t> edges() {
-  return {3,
-          4,
-          5,
-          4 * C::index_topk - 1,
-          4 * C::index_topk,
-          4 * C::index_topk + 1,
-          127,
-          128,
-          129,
-          255,
-          256,
-          257,
-          511,
-          512,
-          513};
-}
 
 }  // namespace
 
@@ -532,7 +487,7 @@ TEST_CASE("pitfall: unfinished windows visible to early queries") {
 TEST_CASE_TEMPLATE("pitfall: padding fed into a compressor", M, TinyFlash, TinyProYarn) {
   // Sequences of different lengths in one pass are what each is alone, and so is what follows.
   auto model = model_of<M>();
-  const auto ids = random_ids(400);
+  const auto ids = random_ids(400, 13);
   const std::span<const std::int32_t> all = ids;
   const std::vector<std::pair<std::size_t, std::size_t>> ranges{
       {0, 130}, {130, 1}, {131, 3}, {134, 129}, {263, 6}};
@@ -557,7 +512,7 @@ TEST_CASE_TEMPLATE("pitfall: padding fed into a compressor", M, TinyFlash, TinyP
 
 TEST_CASE_TEMPLATE("pitfall: passes, chunks and single tokens differ", M, TinyFlash, TinyProYarn) {
   auto model = model_of<M>();
-  const auto ids = random_ids(520);
+  const auto ids = random_ids(520, 13);
   const std::span<const std::int32_t> all = ids;
   auto state = model.new_state();
   const auto logits = feed(model, state, all, {1});  // token by token
@@ -577,7 +532,7 @@ TEST_CASE_TEMPLATE("pitfall: passes, chunks and single tokens differ", M, TinyFl
 TEST_CASE_TEMPLATE("pitfall: a saved state without its window or compressor tails", M, TinyFlash,
                    TinyProYarn) {
   auto model = model_of<M>();
-  const auto ids = random_ids(530);
+  const auto ids = random_ids(530, 13);
   const std::span<const std::int32_t> all = ids;
   auto whole = model.new_state();
   const auto logits = feed(model, whole, all, {530});
@@ -655,7 +610,7 @@ TEST_CASE("pitfall: router scores in BF16 flip experts") {
 TEST_CASE("pitfall: token ids beyond the table") {
   auto model = model_of<TinyFlash>();
   auto state = model.new_state();
-  const auto ids = random_ids(12);
+  const auto ids = random_ids(12, 13);
   feed(model, state, ids, {12});
   auto untouched = state;
   const auto expect = [&](std::vector<std::int32_t> tokens, const char* text) {

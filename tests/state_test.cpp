@@ -22,60 +22,21 @@
 #include <ds4/models/tiny_pro_yarn.hpp>
 #include <ds4/state.hpp>
 #include <support/files.hpp>
-#include <support/golden.hpp>
+#include <support/sequences.hpp>
 
 namespace {
 
+using ds4::test::edges;
 using ds4::test::error_text;
-
-template <class M>
-M model_of() {
-  std::string folder(M::Config::name);
-  std::replace(folder.begin(), folder.end(), '_', '-');
-  return M::load(ds4::test::data_dir(folder));
-}
+using ds4::test::feed;
+using ds4::test::model_of;
+using ds4::test::random_ids;
 
 using TinyFlash = ds4::Model<ds4::models::tiny_flash>;
 using TinyFlashSimd = ds4::Model<ds4::models::tiny_flash, ds4::Simd>;
 using TinyProYarn = ds4::Model<ds4::models::tiny_pro_yarn>;
 using TinyProYarnSimd = ds4::Model<ds4::models::tiny_pro_yarn, ds4::Simd>;
 using QuantSimd = ds4::Model<ds4::models::quant, ds4::Simd>;  // rows in BF16
-
-template <class M>
-std::vector<std::size_t> edges() {
-  const std::size_t limit = 4 * M::Config::index_topk;
-  std::vector<std::size_t> edges{3,   4,   5,   127, 128,       129,   255,
-                                 256, 257, 511, 512, limit - 1, limit, limit + 1};
-  std::erase_if(edges, [](std::size_t edge) { return edge > 512; });
-  edges.push_back(513);
-  std::ranges::sort(edges);
-  const auto rest = std::ranges::unique(edges);
-  edges.erase(rest.begin(), rest.end());
-  return edges;
-}
-
-std::vector<std::int32_t> random_ids(std::size_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<std::int32_t> ids(count);
-  for (auto& id : ids) id = static_cast<std::int32_t>(random() % 256);
-  return ids;
-}
-
-/// The logits of all tokens, in passes of these lengths, the last one repeating.
-template <class M>
-std::vector<float> feed(M& model, typename M::State& state, std::span<const std::int32_t> ids,
-                        std::initializer_list<std::size_t> lengths) {
-  std::vector<float> logits;
-  auto length = lengths.begin();
-  while (!ids.empty()) {
-    const std::size_t count = std::min(*length, ids.size());
-    const auto rows = model.forward(state, ids.first(count));
-    logits.insert(logits.end(), rows.flat().begin(), rows.flat().end());
-    ids = ids.subspan(count);
-    if (length + 1 != lengths.end()) ++length;
-  }
-  return logits;
-}
 
 template <class M>
 std::string saved(const typename M::State& state) {
@@ -107,7 +68,7 @@ TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M,
 
   auto state = model.new_state();
   std::size_t position = 0;
-  for (const std::size_t edge : edges<M>()) {
+  for (const std::size_t edge : edges<typename M::Config>()) {
     INFO(edge, " tokens");
     feed(model, state, all.subspan(position, edge - position), {7, 1, 64});
     position = edge;
