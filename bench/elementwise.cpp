@@ -117,22 +117,13 @@ class Swiglu {
   Rows<float, F> up_;
 };
 
-template <template <class> class Case>
-void add_case(const std::string& name) {
-  for (const std::size_t tokens : {kDecode, kPrefill}) {
-    const std::string full = name + "/tokens:" + std::to_string(tokens);
-    add<Case<Plain>>(full + backend_name<Plain>(), tokens);
-    add<Case<Simd>>(full + backend_name<Simd>(), tokens);
-  }
-}
-
 }  // namespace
 
 void add_elementwise() {
-  add_case<RmsNorm>("rms_norm/hidden");
-  add_case<RmsNormHeads>("rms_norm/heads");
-  add_case<Rotate>("rotate/q");
-  add_case<Swiglu>("swiglu");
+  add_for_tokens<RmsNorm>("rms_norm/hidden");
+  add_for_tokens<RmsNormHeads>("rms_norm/heads");
+  add_for_tokens<Rotate>("rotate/q");
+  add_for_tokens<Swiglu>("swiglu");
 }
 
 }  // namespace ds4::bench

@@ -104,11 +104,7 @@ class RouteByScore {
 }  // namespace
 
 void add_experts() {
-  for (const std::size_t tokens : {kDecode, kPrefill}) {
-    const std::string full = "route_by_score/tokens:" + std::to_string(tokens);
-    add<RouteByScore<Plain>>(full + backend_name<Plain>(), tokens);
-    add<RouteByScore<Simd>>(full + backend_name<Simd>(), tokens);
-  }
+  add_for_tokens<RouteByScore>("route_by_score");
   for (const DType dtype : {DType::bf16, DType::i8}) {  // the release has them in FP4
     for (const std::size_t tokens : {kDecode, kPrefill}) {
       const std::string full =

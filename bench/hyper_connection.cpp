@@ -87,21 +87,12 @@ class Mix : Site<B> {
   }
 };
 
-template <template <class> class Case>
-void add_case(const std::string& name) {
-  for (const std::size_t tokens : {kDecode, kPrefill}) {
-    const std::string full = name + "/tokens:" + std::to_string(tokens);
-    add<Case<Plain>>(full + backend_name<Plain>(), tokens);
-    add<Case<Simd>>(full + backend_name<Simd>(), tokens);
-  }
-}
-
 }  // namespace
 
 void add_hyper_connection() {
-  add_case<Weigh>("hyper_connection_weights");
-  add_case<Collapse>("collapse_streams");
-  add_case<Mix>("mix_streams");
+  add_for_tokens<Weigh>("hyper_connection_weights");
+  add_for_tokens<Collapse>("collapse_streams");
+  add_for_tokens<Mix>("mix_streams");
 }
 
 }  // namespace ds4::bench

@@ -157,6 +157,16 @@ benchmark::internal::Benchmark* add(const std::string& name, A... arguments) {
       ->UseRealTime();
 }
 
+/// Adds Case<B>(tokens) for both backends, for one token and for many.
+template <template <class> class Case>
+void add_for_tokens(const std::string& name) {
+  for (const std::size_t tokens : {kDecode, kPrefill}) {
+    const std::string full = name + "/tokens:" + std::to_string(tokens);
+    add<Case<Plain>>(full + backend_name<Plain>(), tokens);
+    add<Case<Simd>>(full + backend_name<Simd>(), tokens);
+  }
+}
+
 // One per file.
 void add_limits();
 void add_linear();
