@@ -64,14 +64,10 @@ inline constexpr ExpandTables kExpandTables = [] {
 }();
 
 #ifdef DS4_HAVE_AVX512
-/// FP8 rows, expanded in registers: for a token or two, which would not make up for a trip of the
-/// expanded rows through the cache. `Words` multiplies BF16.
-template <class A, class Words>
-struct Fp8Words : Words {
+/// Two words of BF16 for each of 16 words of FP8: by tables, the sign apart.
+struct Fp8Codes {
   static constexpr std::size_t kSteps = 2;
-  using typename Words::Rows;
 
-  /// Two words of BF16 for each of 16 words of FP8: by tables, the sign apart.
   static void expand(__m512i (&pairs)[kSteps], const std::byte* p) {
     const auto table = [](const std::uint8_t* at) { return _mm512_load_si512(at); };
     const __m512i codes = _mm512_loadu_si512(p);
@@ -85,24 +81,14 @@ struct Fp8Words : Words {
     pairs[0] = _mm512_permutex2var_epi8(low, table(kExpandTables.first_pair), high);
     pairs[1] = _mm512_permutex2var_epi8(low, table(kExpandTables.second_pair), high);
   }
-  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
-    __m512i pairs[kSteps];
-    expand(pairs, p);
-    DS4_UNROLL for (std::size_t step = 0; step < kSteps; ++step) {
-      rows[step] = Words::of_bits(pairs[step]);
-    }
-  }
 };
 
-/// Packed FP4 rows, expanded in registers.
-template <class A, class Words>
-struct Fp4Words : Words {
+/// Four words of BF16 for each of 16 words of FP4. A byte holds two channels, the low nibble first:
+/// together one word of BF16, each of whose bytes is a lookup by its nibble; the bits above the
+/// nibble do not count, as the tables repeat themselves.
+struct Fp4Codes {
   static constexpr std::size_t kSteps = 4;
-  using typename Words::Rows;
 
-  /// Four words of BF16 for each of 16 words of FP4. A byte holds two channels, the low nibble
-  /// first: together one word of BF16, each of whose bytes is a lookup by its nibble; the bits
-  /// above the nibble do not count, as the tables repeat themselves.
   static void expand(__m512i (&pairs)[kSteps], const std::byte* p) {
     const __m512i codes = _mm512_loadu_si512(p);
     const __m512i low = _mm512_load_si512(kExpandTables.fp4_low);
@@ -116,26 +102,35 @@ struct Fp4Words : Words {
                                                  0xaaaa'aaaa'aaaa'aaaau, nibbles, high);
     }
   }
+};
+
+/// Rows of these codes, expanded in registers: for a few tokens, which would not make up for a trip
+/// of the expanded rows through the cache. `Words` multiplies BF16.
+template <class Codes, class Words>
+struct PackedWords : Words {
+  static constexpr std::size_t kSteps = Codes::kSteps;
+  using typename Words::Rows;
+
   static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
     __m512i pairs[kSteps];
-    expand(pairs, p);
+    Codes::expand(pairs, p);
     DS4_UNROLL for (std::size_t step = 0; step < kSteps; ++step) {
       rows[step] = Words::of_bits(pairs[step]);
     }
   }
 };
 
-/// Words [words][kPanelRows], `in_stride` bytes from one to the next, as Packed::kSteps times as
+/// Words [words][kPanelRows], `in_stride` bytes from one to the next, as Codes::kSteps times as
 /// many words of BF16.
-template <class Packed>
+template <class Codes>
 inline void expand_words(std::byte* out, const std::byte* in, std::size_t in_stride,
                          std::size_t words) {
   constexpr std::size_t kStride = kPanelRows * kWord;
-  for (std::size_t w = 0; w < words; ++w, in += in_stride, out += Packed::kSteps * kStride) {
+  for (std::size_t w = 0; w < words; ++w, in += in_stride, out += Codes::kSteps * kStride) {
     DS4_UNROLL for (std::size_t v = 0; v < kStride; v += 64) {
-      __m512i pairs[Packed::kSteps];
-      Packed::expand(pairs, in + v);
-      DS4_UNROLL for (std::size_t step = 0; step < Packed::kSteps; ++step) {
+      __m512i pairs[Codes::kSteps];
+      Codes::expand(pairs, in + v);
+      DS4_UNROLL for (std::size_t step = 0; step < Codes::kSteps; ++step) {
         _mm512_storeu_si512(out + step * kStride + v, pairs[step]);
       }
     }
@@ -150,7 +145,7 @@ inline void expand_fp8(std::byte* out, const std::byte* in, std::size_t in_strid
                        std::size_t words) {
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    return expand_words<Fp8Words<A, Bf16DotWords<A>>>(out, in, in_stride, words);
+    return expand_words<Fp8Codes>(out, in, in_stride, words);
   }
 #endif
   constexpr std::size_t kStride = kPanelRows * kWord;
@@ -168,7 +163,7 @@ inline void expand_fp4(std::byte* out, const std::byte* in, std::size_t in_strid
                        std::size_t words) {
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    return expand_words<Fp4Words<A, Bf16DotWords<A>>>(out, in, in_stride, words);
+    return expand_words<Fp4Codes>(out, in, in_stride, words);
   }
 #endif
   constexpr std::size_t kStride = kPanelRows * kWord;

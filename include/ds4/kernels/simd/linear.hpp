@@ -297,8 +297,8 @@ inline void with_words(DType dtype, Layout layout, [[maybe_unused]] std::size_t 
 #ifdef DS4_HAVE_AVX512
     if constexpr (kLanes<A> == 16) {
       if (scaled && tokens <= kFewTokens) {
-        if (dtype == DType::i8) return f(Fp4Words<A, decltype(words)>{}, no, yes);
-        return f(Fp8Words<A, decltype(words)>{}, no, yes);
+        if (dtype == DType::i8) return f(PackedWords<Fp4Codes, decltype(words)>{}, no, yes);
+        return f(PackedWords<Fp8Codes, decltype(words)>{}, no, yes);
       }
     }
 #endif
