@@ -1,4 +1,5 @@
 // The plan against the published figures (model.md 11) and against the lists of real tensors.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -8,11 +9,11 @@
 
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/storage.hpp>
-#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/plan.hpp>
 #include <support/golden.hpp>
+#include <support/totals.hpp>
 
 namespace {
 
@@ -60,21 +61,43 @@ TEST_CASE("plan: bytes are those of the tensors that a checkpoint lists") {
     const auto config = ds4::read_config(ds4::test::data_dir(name) / "config.json");
     for (const auto format :
          {ds4::StorageFormat::f32, ds4::StorageFormat::bf16, ds4::StorageFormat::release}) {
-      std::size_t tensors = 0;
-      std::size_t bytes = 0;
-      for (const ds4::TensorInfo& tensor : ds4::list_tensors(config)) {
-        for (const ds4::TensorSpec& stored : ds4::stored_tensors(tensor, format)) {
-          std::size_t size = ds4::dtype_size(stored.dtype);
-          for (const std::size_t extent : stored.shape) size *= extent;
-          ++tensors;
-          bytes += size;
-        }
-      }
+      const auto [tensors, bytes] = ds4::test::totals(config, format);
       const ds4::Plan plan = ds4::plan(config, {.storage = format});
       CHECK(plan.tensors == tensors);
       CHECK(plan.weight_bytes == bytes);
       CHECK(plan.fp4_bytes + plan.fp8_bytes + plan.bf16_bytes + plan.f32_bytes + plan.table_bytes ==
             bytes);
     }
+  }
+}
+
+TEST_CASE("plan: operations of attention, against a sum over tokens, layers and keys") {
+  for (const char* name : {"tiny-flash", "tiny-pro-yarn", "odd"}) {
+    CAPTURE(std::string(name));
+    const auto c = ds4::read_config(ds4::test::data_dir(name) / "config.json");
+    std::size_t attention = 0;
+    std::size_t indexer = 0;
+    std::size_t wrong = 0;
+    for (std::size_t t = 0; t < 700; ++t) {
+      const auto before = ds4::attention_flops_before(c, t);
+      if (before.attention != attention || before.indexer != indexer) ++wrong;
+      std::size_t keys = 0;
+      std::size_t scored = 0;
+      for (const std::size_t ratio : c.compress_ratios) {
+        keys += std::min(t + 1, c.sliding_window);
+        if (ratio == 0) continue;
+        const std::size_t entries = (t + 1) / ratio;
+        const bool indexed = ratio == c.compress_rates.compressed_sparse_attention;
+        keys += indexed ? std::min(entries, c.index_topk) : entries;
+        scored += indexed ? entries : 0;
+      }
+      const std::size_t a = 4 * c.num_attention_heads * c.head_dim * keys;
+      const std::size_t i = 2 * c.index_n_heads * c.index_head_dim * scored;
+      const auto at = ds4::attention_flops(c, t);
+      if (at.attention != a || at.indexer != i) ++wrong;
+      attention += a;
+      indexer += i;
+    }
+    CHECK(wrong == 0);
   }
 }

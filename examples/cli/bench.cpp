@@ -22,6 +22,7 @@
 #include <ds4/config_values.hpp>
 #include <ds4/error.hpp>
 #include <ds4/observer.hpp>
+#include <ds4/plan.hpp>
 #include <ds4/sampler.hpp>
 
 #include "cli/any_model.hpp"
@@ -234,11 +235,13 @@ void bench(const BenchOptions& options) {
   Json points = Json::array();
   for (const Point& point : measured) {
     const auto tokens = static_cast<double>(point.context);
-    double prefill_flops = 0.0;  // a token, on average
-    for (std::size_t t = 0; t < point.context; ++t) prefill_flops += attention_flops(config, t);
-    prefill_flops = cost.matrix_flops + prefill_flops / tokens;
+    const auto total = [](const AttentionFlops& flops) {
+      return static_cast<double>(flops.attention + flops.indexer);
+    };
+    const double prefill_flops =  // a token, on average
+        cost.matrix_flops + total(attention_flops_before(config, point.context)) / tokens;
     const double decode_flops =
-        cost.matrix_flops + attention_flops(config, point.context + options.decode / 2);
+        cost.matrix_flops + total(attention_flops(config, point.context + options.decode / 2));
     const double decode = static_cast<double>(options.decode) / median(point.decode_seconds);
     Json json = {{"context", point.context}};
     Json share = Json::object();

@@ -1,6 +1,5 @@
 #include "cli/cost.hpp"
 
-#include <algorithm>
 #include <cstddef>
 #include <string>
 
@@ -35,26 +34,6 @@ TokenCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& config) 
   }
   cost.reduced_matrices = reduced > cost.matrix_flops / 2.0;
   return cost;
-}
-
-double attention_flops(const ConfigValues& config, std::size_t context) {
-  double flops = 0.0;
-  for (const std::size_t ratio : config.compress_ratios) {
-    std::size_t keys = std::min(context + 1, config.sliding_window);
-    if (ratio != 0) {
-      const std::size_t entries = (context + 1) / ratio;
-      if (ratio == config.compress_rates.compressed_sparse_attention) {
-        keys += std::min(entries, config.index_topk);
-        flops += 2.0 * static_cast<double>(config.index_n_heads * config.index_head_dim) *
-                 static_cast<double>(entries);
-      } else {
-        keys += entries;
-      }
-    }
-    flops += 4.0 * static_cast<double>(config.num_attention_heads * config.head_dim) *
-             static_cast<double>(keys);
-  }
-  return flops;
 }
 
 }  // namespace ds4::cli

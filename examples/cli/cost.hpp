@@ -19,8 +19,4 @@ struct TokenCost {
 /// a row, and the routed experts, of which it meets num_experts_per_tok.
 TokenCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& config);
 
-/// Operations of attention and indexer for a token at position `context`: two per product of a
-/// query's and a key's value, and of a probability and a value.
-double attention_flops(const ConfigValues& config, std::size_t context);
-
 }  // namespace ds4::cli

@@ -10,7 +10,7 @@
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/dtype.hpp>
 
 namespace ds4 {
 
@@ -161,31 +161,49 @@ struct Plan {
   friend constexpr bool operator==(const Plan&, const Plan&) = default;
 };
 
-/// Bytes of one tensor with its scales.
-constexpr std::size_t stored_bytes(TensorRole role, std::size_t rows, std::size_t cols,
-                                   StorageFormat format) {
-  const auto blocks = [](std::size_t n, std::size_t block) { return (n + block - 1) / block; };
-  const std::size_t elements = rows * cols;
-  const bool release = format == StorageFormat::release;
-  const std::size_t matrix = format == StorageFormat::f32 ? 4 : 2;
-  switch (role) {
-    case TensorRole::expert:
-      if (!release) return matrix * elements;
-      return rows * blocks(cols, 2) + rows * blocks(cols, StoredMatrix::kFp4Block);
-    case TensorRole::linear:
-      if (!release) return matrix * elements;
-      return elements +
-             blocks(rows, StoredMatrix::kFp8Block) * blocks(cols, StoredMatrix::kFp8Block);
-    case TensorRole::matrix:
-      return matrix * elements;
-    case TensorRole::norm:
-      return (release ? 2 : 4) * elements;
-    case TensorRole::vector:
-      return 4 * elements;
-    case TensorRole::table:
-      return 8 * elements;
+/// Operations of attention and of the indexer's scores, two to a product and sum.
+struct AttentionFlops {
+  std::size_t attention = 0;
+  std::size_t indexer = 0;
+};
+
+namespace detail {
+
+/// The sum over i = 1 .. n of min(i / ratio, most).
+constexpr std::size_t sum_of_entries(std::size_t n, std::size_t ratio, std::size_t most) {
+  const std::size_t rising = std::min(n, ratio * most);
+  const std::size_t whole = rising / ratio;  // 0 takes all that follows to 0
+  const std::size_t rest = rising % ratio;
+  return ratio * (whole * (whole - 1) / 2) + whole * (rest + 1) + (n - rising) * most;
+}
+
+}  // namespace detail
+
+/// What attention costs the tokens at the positions 0 .. n - 1 together.
+template <class Config>
+constexpr AttentionFlops attention_flops_before(const Config& c, std::size_t n) {
+  AttentionFlops flops;
+  const std::size_t per_key = 4 * c.num_attention_heads * c.head_dim;
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    const auto ratio = static_cast<std::size_t>(c.compress_ratios[i]);
+    std::size_t keys = detail::sum_of_entries(n, 1, c.sliding_window);
+    if (ratio == c.compress_rates.compressed_sparse_attention) {
+      keys += detail::sum_of_entries(n, ratio, c.index_topk);
+      flops.indexer += 2 * c.index_n_heads * c.index_head_dim * detail::sum_of_entries(n, ratio, n);
+    } else if (ratio != 0) {
+      keys += detail::sum_of_entries(n, ratio, n);
+    }
+    flops.attention += per_key * keys;
   }
-  return 0;
+  return flops;
+}
+
+/// What attention costs the token at position t.
+template <class Config>
+constexpr AttentionFlops attention_flops(const Config& c, std::size_t t) {
+  const AttentionFlops before = attention_flops_before(c, t);
+  const AttentionFlops through = attention_flops_before(c, t + 1);
+  return {through.attention - before.attention, through.indexer - before.indexer};
 }
 
 /// The plan of a configuration, an instance of its type or a ConfigValues: plan(Flash{}) is a
@@ -196,17 +214,16 @@ constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
   Plan plan;
   for_each_weight(c, [&](const WeightGroup& g) {
     const std::size_t elements = g.rows * g.cols;
-    const std::size_t each = stored_bytes(g.role, g.rows, g.cols, options.storage);
+    const Storage storage = storage_of(g.role, options.storage);
+    const std::size_t each = stored_bytes(storage, g.rows, g.cols);
     const std::size_t bytes = each * g.count;
-    const bool scaled = options.storage == StorageFormat::release &&
-                        (g.role == TensorRole::expert || g.role == TensorRole::linear);
-    plan.tensors += g.count * (scaled ? 2 : 1);
+    plan.tensors += g.count * (storage.scale_rows > 0 ? 2 : 1);
     plan.weight_bytes += bytes;
-    (g.role == TensorRole::table              ? plan.table_bytes
-     : scaled && g.role == TensorRole::expert ? plan.fp4_bytes
-     : scaled                                 ? plan.fp8_bytes
-     : each == 2 * elements                   ? plan.bf16_bytes
-                                              : plan.f32_bytes) += bytes;
+    (storage.dtype == DType::i64       ? plan.table_bytes
+     : storage.dtype == DType::i8      ? plan.fp4_bytes
+     : storage.dtype == DType::f8_e4m3 ? plan.fp8_bytes
+     : storage.dtype == DType::bf16    ? plan.bf16_bytes
+                                       : plan.f32_bytes) += bytes;
     if (g.role == TensorRole::table) {
       plan.hash_entries += elements;
       if (!g.mtp) plan.weight_bytes_per_token += 8 * g.cols;
@@ -238,15 +255,6 @@ constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     const auto ratio = static_cast<std::size_t>(c.compress_ratios[i]);
     state += std::min(n, c.sliding_window - 1) * row;
-    const auto attend = [&](std::size_t t) {  // operations of the attention of a token
-      const std::size_t window = std::min(t + 1, std::size_t{c.sliding_window});
-      std::size_t entries = ratio == 0 ? 0 : (t + 1) / ratio;
-      if (ratio == csa) entries = std::min(entries, std::size_t{c.index_topk});
-      return 4 * c.num_attention_heads * d * (window + entries);
-    };
-    const std::size_t mean = n / 2;  // entries grow linearly, so the middle token is the mean
-    plan.decode_flops[0] += attend(n);
-    plan.prefill_flops[0] += attend(mean);
     if (ratio == 0) continue;
     const std::size_t entries = n / ratio;
     state += entries * row;
@@ -259,10 +267,14 @@ constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
     state += entries * key;
     tails += tail * 2 * c.index_head_dim * 8;
     growth += key * 1024 / ratio;
-    const std::size_t scores = 2 * c.index_n_heads * c.index_head_dim;
-    plan.decode_flops[1] += scores * entries;
-    plan.prefill_flops[1] += scores * (mean / ratio);
   }
+  const auto add_flops = [](std::array<std::size_t, kComponents>& to, const AttentionFlops& flops,
+                            std::size_t tokens) {
+    to[static_cast<std::size_t>(Component::attention)] += flops.attention / tokens;
+    to[static_cast<std::size_t>(Component::indexer)] += flops.indexer / tokens;
+  };
+  add_flops(plan.decode_flops, attention_flops(c, n), 1);
+  add_flops(plan.prefill_flops, attention_flops_before(c, n), std::max<std::size_t>(n, 1));
   plan.state_bytes = state * options.batch;
   plan.tail_bytes = tails * options.batch;
   plan.state_bytes_per_token = growth / 1024;

@@ -1,9 +1,7 @@
 // How checkpoints store tensors, against the sizes of the published ones (model.md 11) and the
 // storage of the release-format fixture.
 #include <cstddef>
-#include <map>
 #include <string>
-#include <utility>
 
 #include <doctest/doctest.h>
 
@@ -14,27 +12,10 @@
 #include <ds4/config.hpp>
 #include <ds4/config_values.hpp>
 #include <support/golden.hpp>
+#include <support/totals.hpp>
 
 using ds4::StorageFormat;
-
-namespace {
-
-/// Number and bytes of all tensors.
-std::pair<std::size_t, std::size_t> totals(const ds4::ConfigValues& config, StorageFormat format) {
-  std::size_t tensors = 0;
-  std::size_t bytes = 0;
-  for (const ds4::TensorInfo& tensor : ds4::list_tensors(config)) {
-    for (const ds4::TensorSpec& stored : ds4::stored_tensors(tensor, format)) {
-      std::size_t size = ds4::dtype_size(stored.dtype);
-      for (const std::size_t extent : stored.shape) size *= extent;
-      ++tensors;
-      bytes += size;
-    }
-  }
-  return {tensors, bytes};
-}
-
-}  // namespace
+using ds4::test::totals;
 
 TEST_CASE("storage: tensors and bytes of the published checkpoints") {
   const auto flash = totals(ds4::config_values<ds4::Flash>(), StorageFormat::release);

@@ -5,12 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config_values.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/weights.hpp>
 
@@ -23,36 +21,63 @@ enum class StorageFormat : std::uint8_t {
   release,  ///< routed experts in FP4, most others in FP8, some in BF16. Source: model.md 7
 };
 
-/// A tensor's values as they are stored and, behind them, its scales if it has some.
-inline std::vector<TensorSpec> stored_tensors(const TensorInfo& tensor, StorageFormat format) {
+/// How tensors of one role are stored: their type and, where they have scales, the values that
+/// share one.
+struct Storage {
+  DType dtype;
+  std::size_t scale_rows = 0;  ///< 0: no scales
+  std::size_t scale_cols = 0;
+};
+
+/// The rule.
+constexpr Storage storage_of(TensorRole role, StorageFormat format) {
   const bool release = format == StorageFormat::release;
   const DType matrix = format == StorageFormat::f32 ? DType::f32 : DType::bf16;
-  const auto blocks = [](std::size_t n, std::size_t block) { return (n + block - 1) / block; };
-  const auto scales = [&](std::size_t row_block, std::size_t col_block) {
-    const std::string name = tensor.name.substr(0, tensor.name.rfind('.')) + ".scale";
-    return TensorSpec{name,
-                      DType::f8_e8m0,
-                      {blocks(tensor.shape[0], row_block), blocks(tensor.shape[1], col_block)}};
-  };
-  switch (tensor.role) {
+  switch (role) {
     case TensorRole::expert:
-      if (!release) break;
-      return {{tensor.name, DType::i8, {tensor.shape[0], blocks(tensor.shape[1], 2)}},
-              scales(1, StoredMatrix::kFp4Block)};
+      return release ? Storage{DType::i8, 1, StoredMatrix::kFp4Block} : Storage{matrix};
     case TensorRole::linear:
-      if (!release) break;
-      return {{tensor.name, DType::f8_e4m3, tensor.shape},
-              scales(StoredMatrix::kFp8Block, StoredMatrix::kFp8Block)};
+      return release ? Storage{DType::f8_e4m3, StoredMatrix::kFp8Block, StoredMatrix::kFp8Block}
+                     : Storage{matrix};
     case TensorRole::matrix:
-      break;
+      return {matrix};
     case TensorRole::norm:
-      return {{tensor.name, release ? DType::bf16 : DType::f32, tensor.shape}};
+      return {release ? DType::bf16 : DType::f32};
     case TensorRole::vector:
-      return {{tensor.name, DType::f32, tensor.shape}};
+      return {DType::f32};
     case TensorRole::table:
-      return {{tensor.name, DType::i64, tensor.shape}};
+      return {DType::i64};
   }
-  return {{tensor.name, matrix, tensor.shape}};
+  return {matrix};
+}
+
+namespace detail {
+constexpr std::size_t blocks_of(std::size_t n, std::size_t block) {
+  return (n + block - 1) / block;
+}
+}  // namespace detail
+
+/// Bytes of one tensor [rows, cols] with its scales.
+constexpr std::size_t stored_bytes(const Storage& storage, std::size_t rows, std::size_t cols) {
+  const std::size_t per_row = storage.dtype == DType::i8 ? detail::blocks_of(cols, 2) : cols;
+  const std::size_t bytes = rows * per_row * dtype_size(storage.dtype);
+  if (storage.scale_rows == 0) return bytes;
+  return bytes +
+         detail::blocks_of(rows, storage.scale_rows) * detail::blocks_of(cols, storage.scale_cols);
+}
+
+/// A tensor's values as they are stored and, behind them, its scales if it has some.
+inline std::vector<TensorSpec> stored_tensors(const TensorInfo& tensor, StorageFormat format) {
+  const Storage storage = storage_of(tensor.role, format);
+  std::vector<TensorSpec> stored{{tensor.name, storage.dtype, tensor.shape}};
+  if (storage.dtype == DType::i8) stored[0].shape[1] = detail::blocks_of(tensor.shape[1], 2);
+  if (storage.scale_rows > 0) {
+    stored.push_back({tensor.name.substr(0, tensor.name.rfind('.')) + ".scale",
+                      DType::f8_e8m0,
+                      {detail::blocks_of(tensor.shape[0], storage.scale_rows),
+                       detail::blocks_of(tensor.shape[1], storage.scale_cols)}});
+  }
+  return stored;
 }
 
 }  // namespace ds4
