@@ -151,7 +151,7 @@ void check_linear(const Kernels& kernels, const StoredMatrix& w, std::size_t S, 
   }
 
   auto inputs = x;
-  if (layout == ds4::simd::Layout::bf16) {
+  if (layout == ds4::simd::Layout::bf16 || layout == ds4::simd::Layout::bf16_fp4) {
     std::ranges::transform(inputs, inputs.begin(), rounded_to_bf16);
   }
   std::vector<double> expected(S * N);
@@ -178,6 +178,11 @@ TEST_CASE("simd kernels: linear layers in every storage, in place and in panels"
         }
         check_linear(kernels, Stored(133, 1301, dtype, 3).matrix, 3, exact);  // several blocks
         check_linear(kernels, Stored(133, 1301, dtype, 3, DType::f32).matrix, 3, exact);
+        for (const std::size_t S : Sizes{1, 2, 3, 4, 5}) {  // whole lines of each row
+          check_linear(kernels, Stored(53, 128, dtype, 4).matrix, S, exact);
+          check_linear(kernels, Stored(53, 2176, dtype, 5).matrix, S, exact);
+          check_linear(kernels, Stored(53, 640, dtype, 6, DType::f32).matrix, S, exact);
+        }
       }
     }
   });
@@ -187,13 +192,19 @@ TEST_CASE("simd kernels: every FP8 and every packed FP4 code, and NaN scales") {
   for_each_set([](const Kernels& kernels) {
     const auto scratch = std::make_unique<ds4::simd::LinearScratch>();
     for (const bool exact : {true, false}) {
-      for (const DType dtype : {DType::f8_e4m3, DType::i8}) {
+      for (const auto& [dtype, K] : {std::pair<DType, std::size_t>{DType::f8_e4m3, 4},
+                                     {DType::f8_e4m3, 64},
+                                     {DType::i8, 8},
+                                     {DType::i8, 128}}) {
         // Row r has the byte r and zeros. FP4: the low nibble meets 1, the high one 64.
-        const std::size_t K = dtype == DType::i8 ? 8 : 4;
-        std::vector<std::byte> bytes(256 * 4);
-        std::vector<std::byte> scales(256, std::byte{128});  // 2
-        for (std::size_t r = 0; r < 256; ++r) bytes[4 * r + r % 4] = static_cast<std::byte>(r);
-        scales[dtype == DType::i8 ? 200 : 1] = std::byte{255};  // a row, or the second 128
+        const std::size_t width = dtype == DType::i8 ? K / 2 : K;  // of a row
+        const std::size_t blocks = dtype == DType::i8 ? (K + 31) / 32 : 1;
+        std::vector<std::byte> bytes(256 * width);
+        std::vector<std::byte> scales(256 * blocks, std::byte{128});  // 2
+        for (std::size_t r = 0; r < 256; ++r) {
+          bytes[width * r + r % width] = static_cast<std::byte>(r);
+        }
+        scales[dtype == DType::i8 ? 200 * blocks : 1] = std::byte{255};  // a row; the second 128
         ds4::simd::ProductMatrix matrix;
         matrix.stored = {bytes.data(), scales.data(), 256, K, dtype};
         std::vector<float> x(K, 1.0f);

@@ -539,22 +539,23 @@ class Simd {
       std::byte* data;
       std::size_t stride;
     };
-    using EachLayout = std::array<LaidOut, 2>;
+    using EachLayout = std::array<LaidOut, simd::kLayouts>;
     const auto index = [&](const simd::ProductMatrix& w) {
       return static_cast<std::size_t>(kernels_->layout_for(w.stored.dtype, exact_));
     };
-    std::array<bool, 2> inputs_used{};
-    std::array<bool, 2> hidden_used{};
+    std::array<bool, simd::kLayouts> inputs_used{};
+    std::array<bool, simd::kLayouts> hidden_used{};
     for (const std::int32_t e : picks.flat()) {
       const Expert& expert = experts[static_cast<std::size_t>(e)];
       inputs_used[index(expert.w1)] = inputs_used[index(expert.w3)] = true;
       hidden_used[index(expert.w2)] = true;
     }
-    const auto lay_out_places = [&](const std::array<bool, 2>& used, std::size_t K, auto&& values) {
+    const auto lay_out_places = [&](const std::array<bool, simd::kLayouts>& used, std::size_t K,
+                                    auto&& values) {
       EachLayout laid_out{};
-      for (const simd::Layout layout : {simd::Layout::f32, simd::Layout::bf16}) {
-        const auto l = static_cast<std::size_t>(layout);
+      for (std::size_t l = 0; l < simd::kLayouts; ++l) {
         if (!used[l]) continue;
+        const auto layout = static_cast<simd::Layout>(l);
         const std::size_t stride = kernels_->token_stride(layout, K);
         laid_out[l] = {memory.shared<std::byte>(places * stride), stride};
         for_part(places, 1, [&](std::size_t i) {

@@ -15,6 +15,7 @@
 #endif
 #if defined(__AVX2__) && defined(__FMA__)
 #define DS4_HAVE_AVX2 1
+#include <immintrin.h>
 #endif
 
 /// Before a loop with few rounds, a constant number: its arrays are to be registers.

@@ -5,8 +5,8 @@
 // each row has a lane of its own, the token's word is a broadcast, and nothing is summed across
 // lanes. A panel is read from front to back, so memory delivers at its full rate.
 //
-// A (row, token) pair has one accumulator that is filled in the order of K, and emptied into y
-// after every kBlockWords words, which keeps rounding errors small; FP8 and FP4 become BF16 block
+// A (row, token) pair has kChains accumulators that are filled in the order of K, and emptied into
+// y after every kBlockWords words, which keeps rounding errors small; FP8 and FP4 become BF16 block
 // by block, see expand.hpp. The result does not depend on which other rows and tokens are
 // multiplied beside it.
 #pragma once
@@ -35,6 +35,11 @@ inline constexpr std::size_t kPanelTokens = kLanes<A> == 16  ? 6
                                             : kLanes<A> == 8 ? 2
                                                              : 1;
 
+/// Accumulators of a (row, token) pair, which take its words in turns: expanding rows leaves no
+/// time to wait for one sum before the next.
+template <class A, bool Scaled>
+inline constexpr std::size_t kChains = Scaled && kLanes<A> == 16 ? 2 : 1;
+
 /// Words of a row of `bytes` bytes, the last one filled up with zeros.
 template <class A>
 constexpr std::size_t words_of(std::size_t bytes) {
@@ -48,12 +53,18 @@ constexpr std::size_t words_of(std::size_t bytes) {
 template <class A>
 struct F32Words {
   static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kGroup = 0;
   static constexpr std::size_t kTokenBytes = 4;  // of a token, per step
   using Rows = Batch<A>;
 
   static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
     rows[0] = load<A>(reinterpret_cast<const float*>(p));
   }
+#ifdef DS4_HAVE_AVX512
+  static void of_words(Rows (&rows)[kSteps], __m512i words) {
+    rows[0] = _mm512_castsi512_ps(words);
+  }
+#endif
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     return xsimd::fma(rows, splat<A>(*reinterpret_cast<const float*>(token)), acc);
   }
@@ -63,6 +74,7 @@ struct F32Words {
 template <class A>
 struct Bf16Words {
   static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kGroup = 0;
   static constexpr std::size_t kTokenBytes = 8;
   using Rows = SplitBf16<A>;
 
@@ -75,6 +87,7 @@ struct Bf16Words {
             _mm512_castsi512_ps(
                 _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
   }
+  static void of_words(Rows (&rows)[kSteps], __m512i words) { rows[0] = of_bits(words); }
 #endif
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     const float* x = reinterpret_cast<const float*>(token);
@@ -87,6 +100,7 @@ struct Bf16Words {
 template <class A>
 struct Bf16DotWords {
   static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kGroup = 0;
   static constexpr std::size_t kTokenBytes = 4;
   using Rows = __m512bh;
 
@@ -94,6 +108,7 @@ struct Bf16DotWords {
     rows[0] = of_bits(_mm512_loadu_si512(p));
   }
   static Rows of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
+  static void of_words(Rows (&rows)[kSteps], __m512i words) { rows[0] = of_bits(words); }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     std::int32_t pair;
     std::memcpy(&pair, token, sizeof pair);
@@ -120,38 +135,59 @@ template <class A, class Words, bool Scaled, std::size_t Vectors, std::size_t T>
 inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
                            const std::byte* tokens, std::size_t token_stride, bool first) {
   Batch<A> sum[T][Vectors];
+  DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+    DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) sum[t][v] = splat<A>(0.0f);
+  }
   const std::byte* p = block.words;
   const float* scale = block.scales;
   for (std::size_t begin = 0; begin < block.count; begin += block.group) {
     const std::size_t words = std::min(block.group, block.count - begin);
-    Batch<A> acc[T][Vectors];
-    DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) acc[t][v] = splat<A>(0.0f);
+    constexpr std::size_t kC = kChains<A, Scaled>;
+    Batch<A> acc[kC][T][Vectors];
+    DS4_UNROLL for (std::size_t c = 0; c < kC; ++c) {
+      DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) acc[c][t][v] = splat<A>(0.0f);
+      }
     }
-    for (std::size_t w = 0; w < words; ++w, p += block.stride) {
-      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
-        typename Words::Rows rows[Words::kSteps];
-        Words::load_rows(rows, p + v * kLanes<A> * kWord);
-        DS4_UNROLL for (std::size_t step = 0; step < Words::kSteps; ++step) {
-          const std::byte* x = tokens + step * Words::kTokenBytes;
-          DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-            acc[t][v] = Words::multiply_add(acc[t][v], rows[step], x + t * token_stride);
+    const auto add_words = [&](auto count) {
+      DS4_UNROLL for (std::size_t w = 0; w < decltype(count)::value; ++w, p += block.stride) {
+        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+          typename Words::Rows rows[Words::kSteps];
+          Words::load_rows(rows, p + v * kLanes<A> * kWord);
+          DS4_UNROLL for (std::size_t step = 0; step < Words::kSteps; ++step) {
+            const std::byte* x = tokens + step * Words::kTokenBytes;
+            Batch<A>(&chain)[T][Vectors] = acc[(w * Words::kSteps + step) % kC];
+            DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+              chain[t][v] = Words::multiply_add(chain[t][v], rows[step], x + t * token_stride);
+            }
           }
         }
+        tokens += Words::kSteps * Words::kTokenBytes;
       }
-      tokens += Words::kSteps * Words::kTokenBytes;
+    };
+    constexpr std::size_t kTurn = Words::kSteps == 1 ? kC : 1;
+    for (std::size_t w = kTurn; w <= words; w += kTurn) {
+      add_words(std::integral_constant<std::size_t, kTurn>{});
+    }
+    if constexpr (kTurn > 1) {
+      if (words % kTurn > 0) add_words(std::integral_constant<std::size_t, 1>{});
+    }
+    if constexpr (kC == 2) {
+      DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
+        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) acc[0][t][v] += acc[1][t][v];
+      }
     }
     if constexpr (Scaled) {
       DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
         const Batch<A> factor = load<A>(scale + v * kLanes<A>);
         DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-          sum[t][v] = begin == 0 ? acc[t][v] * factor : xsimd::fma(acc[t][v], factor, sum[t][v]);
+          sum[t][v] = xsimd::fma(acc[0][t][v], factor, sum[t][v]);
         }
       }
       scale += kPanelRows;
     } else {  // one group
       DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) sum[t][v] = acc[t][v];
+        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) sum[t][v] = acc[0][t][v];
       }
     }
   }
@@ -224,9 +260,9 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
 }
 
 #ifdef DS4_HAVE_AVX512
-/// 16 words of each of 16 rows, transposed.
-inline void transpose_words(std::byte* out, std::size_t out_stride,
-                            const std::byte* const (&rows)[16], std::size_t offset) {
+/// words[w] = word w of each of 16 rows, which start `offset` bytes behind these.
+inline void transpose_words(__m512i (&words)[16], const std::byte* const (&rows)[16],
+                            std::size_t offset) {
   __m512i a[16];
   __m512i b[16];
   DS4_UNROLL for (std::size_t i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows[i] + offset);
@@ -246,20 +282,28 @@ inline void transpose_words(std::byte* out, std::size_t out_stride,
     const __m512i low23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
     const __m512i high01 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
     const __m512i high23 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-    _mm512_storeu_si512(out + j * out_stride, _mm512_shuffle_i32x4(low01, low23, 0x88));
-    _mm512_storeu_si512(out + (8 + j) * out_stride, _mm512_shuffle_i32x4(low01, low23, 0xdd));
-    _mm512_storeu_si512(out + (4 + j) * out_stride, _mm512_shuffle_i32x4(high01, high23, 0x88));
-    _mm512_storeu_si512(out + (12 + j) * out_stride, _mm512_shuffle_i32x4(high01, high23, 0xdd));
+    words[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+    words[4 + j] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+    words[8 + j] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+    words[12 + j] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
   }
 }
 #endif
 
+/// Asks the second-level cache for 16 lines from p on; any address is allowed.
+template <class A>
+inline void read_ahead(const std::byte* p) {
+  DS4_UNROLL for (std::size_t i = 0; i < 16; ++i) __builtin_prefetch(p + i * 64, 0, 2);
+}
+
 /// Writes `bytes` bytes of each of `height` rows as words, the last one filled up with zeros: word
 /// w of row r at out + w * out_stride + r * kWord. Where out_stride has room for kPanelRows rows,
-/// what is behind the last row is not specified.
+/// what is behind the last row is not specified. Asks memory for as many bytes from
+/// `ahead` on, if that is not null.
 template <class A>
 inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* rows,
-                       std::size_t row_stride, std::size_t bytes, std::size_t height) {
+                       std::size_t row_stride, std::size_t bytes, std::size_t height,
+                       [[maybe_unused]] const std::byte* ahead = nullptr) {
   const std::size_t whole = bytes / kWord;
   std::size_t word = 0;
 #ifdef DS4_HAVE_AVX512
@@ -271,7 +315,15 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
           from[i] = rows + std::min(r + i, height - 1) * row_stride;
         }
         for (word = 0; word + 16 <= whole; word += 16) {
-          transpose_words(out + word * out_stride + r * kWord, out_stride, from, word * kWord);
+          if (ahead != nullptr) {
+            read_ahead<A>(ahead);
+            ahead += 16 * 16 * kWord;
+          }
+          __m512i words[16];
+          transpose_words(words, from, word * kWord);
+          for (std::size_t i = 0; i < 16; ++i) {
+            _mm512_storeu_si512(out + (word + i) * out_stride + r * kWord, words[i]);
+          }
         }
       }
     }
