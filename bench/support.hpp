@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,7 +46,9 @@ template <class B>
 B make_backend() {
   if constexpr (kIsSimd<B>) {
     // Weights are kept in the order that streams best, as they are for models that fit.
-    return Simd({.threads = threads, .resident = true, .kernels = &simd::chosen_kernels()});
+    return Simd({.threads = threads,
+                 .memory_budget = std::numeric_limits<std::size_t>::max(),
+                 .kernels = &simd::chosen_kernels()});
   } else {
     return B();
   }

@@ -167,6 +167,10 @@ struct Counter {
     table_entries += table.size();
   }
   template <class Part>
+  void expert(std::string_view prefix, Part& part) {
+    group(prefix, part);
+  }
+  template <class Part>
   void group(std::string_view, Part& part) {
     part.visit(*this);
   }

@@ -116,8 +116,15 @@ TEST_CASE_TEMPLATE("simd: one result for any chunks, threads, neighbours and pla
       CHECK(feed(model, setup.ids, chunks) == expected);
       CHECK(feed(model, setup.ids, singles) == expected);
       auto mapped =
-          setup.load({.threads = 1, .exact = exact, .resident = false, .kernels = kernels});
+          setup.load({.threads = 1, .exact = exact, .memory_budget = 0, .kernels = kernels});
       CHECK(feed(mapped, setup.ids, chunks) == expected);
+      // Some weights in memory, and copies of some experts.
+      for (const std::size_t budget : Sizes{20'000, 300'000, 500'000, 700'000}) {
+        auto partly =
+            setup.load({.threads = 2, .exact = exact, .memory_budget = budget, .kernels = kernels});
+        CHECK(feed(partly, setup.ids, chunks) == expected);
+        CHECK(feed(partly, setup.ids, singles) == expected);
+      }
       for (const std::size_t threads : Sizes{2, 5}) {
         auto threaded = setup.load({.threads = threads, .exact = exact, .kernels = kernels});
         CHECK(feed(threaded, setup.ids, chunks) == expected);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -63,6 +64,7 @@ class AnyModel {
 struct BackendOptions {
   std::size_t threads = 1;
   bool exact = false;  ///< activations and state rows in float32 throughout
+  std::optional<std::size_t> memory_budget = {};  ///< bytes of weights to keep in memory
 };
 
 /// A model that is compiled into the program, on one backend.

@@ -14,8 +14,10 @@ template <>
 struct BackendTraits<Simd> {
   static constexpr std::string_view kName = "simd";
   static Simd make(const BackendOptions& options) {
-    return Simd(
-        {.threads = options.threads, .exact = options.exact, .kernels = &simd::chosen_kernels()});
+    return Simd({.threads = options.threads,
+                 .exact = options.exact,
+                 .memory_budget = options.memory_budget,
+                 .kernels = &simd::chosen_kernels()});
   }
 };
 

@@ -29,6 +29,7 @@
 #include "cli/cost.hpp"
 #include "cli/io.hpp"
 #include "cli/machine_limits.hpp"
+#include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/verbs.hpp"
@@ -200,8 +201,10 @@ void bench(const BenchOptions& options) {
   if (!options.fill) model->prefill(behind, all.first(longest));
   decode_seconds(*model, behind, 0, std::min<std::size_t>(options.decode, 4));
   const std::size_t peak_rss = peak_rss_bytes();
-  const std::size_t scratch_bytes = model->scratch_bytes();
-  const std::size_t state_bytes = model->state_bytes(behind);
+  const MemoryUse memory =
+      sequence_memory(*model, options.model, behind,
+                      options.fill ? std::min(longest, 2 * config.sliding_window) : longest,
+                      longest + std::min<std::size_t>(options.decode, 4));
 
   ReadLimit read_limit(options.model.threads);
   std::vector<Point> measured;
@@ -278,7 +281,10 @@ void bench(const BenchOptions& options) {
     weight_bytes += tensor.data.size();
   }
   result["weight_bytes"] = weight_bytes;
-  result["scratch_bytes"] = scratch_bytes;
+  result["scratch_bytes"] = memory.scratch;
+  result["planned"] = {{"scratch_bytes", memory.planned_scratch},
+                       {"state_bytes", memory.planned_state}};
+  result["beside_page_cache_bytes"] = memory.beside_page_cache;
   result["peak_rss_bytes"] = peak_rss;
   if (options.json) {
     print(result.dump(1) + "\n");
@@ -309,9 +315,9 @@ void bench(const BenchOptions& options) {
       line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
     }
   }
-  line("peak memory %.0f MB; weights %.0f MB, largest state %.0f MB, scratch %.0f MB\n",
-       static_cast<double>(peak_rss) / 1e6, static_cast<double>(weight_bytes) / 1e6,
-       static_cast<double>(state_bytes) / 1e6, static_cast<double>(scratch_bytes) / 1e6);
+  line("peak memory %.0f MB; weights %.0f MB, ", static_cast<double>(peak_rss) / 1e6,
+       static_cast<double>(weight_bytes) / 1e6);
+  print(to_string(memory) + "\n");
 }
 
 /// Writes float32 [rows, cols] in NumPy's format, version 1.0.

@@ -22,6 +22,7 @@
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"
+#include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
@@ -170,6 +171,7 @@ void logits(const LogitsOptions& options) {
   std::vector<AnyState> states(sequences.size());
   for (AnyState& state : states) state = model->new_state();
   const std::size_t tensors = 1 + (options.layers ? model->config().num_hidden_layers : 0);
+  MemoryUse memory;
   for (const auto& pieces : passes(sequences, chunks)) {
     std::vector<AnyModel::Sequence> batch;
     for (const Piece& piece : pieces) {
@@ -178,9 +180,25 @@ void logits(const LogitsOptions& options) {
     }
     PassWriter out(writer, pieces, tensors);
     out.write(0, model->forward(batch, options.layers ? &out : nullptr).values);
+    std::size_t tokens = 0;
+    std::size_t context = 0;
+    for (const Piece& piece : pieces) {
+      tokens += piece.count;
+      context = std::max(context, piece.begin + piece.count);
+    }
+    memory.planned_scratch =
+        std::max(memory.planned_scratch,
+                 planned_scratch(*model, options.model, tokens, pieces.size(), context, tokens));
     if (interrupted()) throw Error("logits", "interrupted");
   }
   writer.finish();
+  memory.scratch = model->scratch_bytes();
+  memory.beside_page_cache = anonymous_bytes();
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    memory.state += model->state_bytes(states[i]);
+    memory.planned_state += planned_state(*model, options.model, sequences[i].size());
+  }
+  print_error("memory: " + to_string(memory) + "\n");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <ds4/checkpoint/fault_guard.hpp>
 #include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
@@ -57,6 +58,7 @@ int run_program(int argc, char** argv) {
 int main(int argc, char** argv) {
   using namespace ds4::cli;
   std::signal(SIGPIPE, SIG_IGN);  // print() sees that a pipe is closed
+  const ds4::FaultGuard guard;
   try {
     return run_program(argc, argv);
   } catch (const Quit&) {

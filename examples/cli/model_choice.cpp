@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -53,6 +54,11 @@ void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model) {
   verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
       ->capture_default_str()
       ->check(expect_count(1));
+  verb.add_option("--memory-budget", choice.memory_budget,
+                  "GB of weights to keep in memory: those that every token reads, then the experts "
+                  "used most; the others stay in the files. Unless told, all or none")
+      ->check(expect<double>("a number from 0 to 1e6",
+                             [](double gb) { return gb >= 0.0 && gb <= 1e6; }));
   verb.add_flag("--exact", choice.exact,
                 "Activations and state in float32, also where weights are stored in less");
   verb.add_flag("--deterministic,!--no-deterministic", choice.deterministic,
@@ -115,7 +121,10 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
                     nearest.model->config.name + ", differs in " + differences_in_words(nearest) +
                     "; to add it: " + command_that_adds(config_file));
   }
-  return nearest.model->load(dir, {.threads = choice.threads, .exact = choice.exact});
+  std::optional<std::size_t> budget;
+  if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
+  return nearest.model->load(
+      dir, {.threads = choice.threads, .exact = choice.exact, .memory_budget = budget});
 }
 
 }  // namespace ds4::cli

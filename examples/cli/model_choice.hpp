@@ -1,9 +1,10 @@
-// --model, --backend, --threads and --exact: which model runs, and how.
+// --model, --backend, --threads, --memory-budget and --exact: which model runs, and how.
 #pragma once
 
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,7 @@ struct ModelChoice {
   std::string dir;      ///< empty: the model that comes with ds4
   std::string backend;  ///< one of compiled_models()
   std::size_t threads = 0;
+  std::optional<double> memory_budget = {};  ///< GB of weights
   bool exact = false;
   bool deterministic = true;
 };

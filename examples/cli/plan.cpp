@@ -1,10 +1,12 @@
 // ds4 plan: what a configuration takes, before anything is downloaded or loaded.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <CLI/CLI.hpp>
@@ -82,6 +84,7 @@ void print_plan(const PlanVerbOptions& options) {
         {"state_bytes", p.state_bytes},
         {"state_bytes_per_token", p.state_bytes_per_token},
         {"tail_bytes", p.tail_bytes},
+        {"state_memory_bytes", p.state_memory},
         {"scratch_bytes", p.scratch_bytes},
         {"flops_per_token",
          {{"prefill", Plan::total(p.prefill_flops)}, {"decode", Plan::total(p.decode_flops)}}},
@@ -114,7 +117,8 @@ void print_plan(const PlanVerbOptions& options) {
   line(
       "state           %.3f GB for %zu sequences of %zu tokens, %zu bytes a token; tails %.3f GB\n",
       gb(p.state_bytes), wanted.batch, wanted.context, p.state_bytes_per_token, gb(p.tail_bytes));
-  line("scratch         %.3f GB for passes of %zu tokens\n", gb(p.scratch_bytes), wanted.chunk);
+  line("memory          %.3f GB of states, %.3f GB of scratch memory beside the weights\n",
+       gb(p.state_memory), gb(p.scratch_bytes));
   for (const auto& [phase, flops] :
        {std::pair{"prefill", p.prefill_flops}, std::pair{"decode", p.decode_flops}}) {
     line("%-8s %8.2f GFLOP a token", phase, gb(Plan::total(flops)));
@@ -130,6 +134,7 @@ void print_plan(const PlanVerbOptions& options) {
 
 void add_plan(CLI::App& app) {
   auto options = std::make_shared<PlanVerbOptions>();
+  options->plan.threads = std::max(1u, std::thread::hardware_concurrency());
   CLI::App& verb =
       *app.add_subcommand("plan", "What a configuration takes, before anything is loaded");
   verb.add_option("CONFIG", options->config, "flash, pro or a config.json")->required();
@@ -139,7 +144,10 @@ void add_plan(CLI::App& app) {
   verb.add_option("--batch", options->plan.batch, "Sequences")
       ->capture_default_str()
       ->check(expect_count(1));
-  verb.add_option("--chunk", options->plan.chunk, "Tokens of a pass of prefill")
+  verb.add_option("--chunk", options->plan.chunk,
+                  "Tokens of a pass of prefill; unless told, as the model takes a prompt in")
+      ->check(expect_count(1));
+  verb.add_option("--threads", options->plan.threads, "Threads, each with some scratch memory")
       ->capture_default_str()
       ->check(expect_count(1));
   verb.add_option("--storage", options->storage, "Storage of the weights")

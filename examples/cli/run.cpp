@@ -20,6 +20,7 @@
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"
+#include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/verbs.hpp"
@@ -110,6 +111,8 @@ void run(RunOptions options) {
                         tokens_per_second(decoded, decode_seconds);
   if (options.sampler.temperature > 0) summary += "; seed " + std::to_string(*options.seed);
   if (interrupted()) summary += "; interrupted";
+  summary += "\nmemory: " + to_string(sequence_memory(*model, options.model, state, prompt.size(),
+                                                      prompt.size() + decoded));
   print_error(summary + "\n");
   if (interrupted()) throw Quit{};
 }

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include <ds4/hyper_connection.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/layer_sequence.hpp>
+#include <ds4/memory_plan.hpp>
 #include <ds4/mtp.hpp>
 #include <ds4/pass.hpp>
 #include <ds4/rotary.hpp>
@@ -63,7 +65,8 @@ class Model {
 
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
-  /// state is then as before.
+  /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
+  /// whole (see FaultGuard); the state is then lost.
   Logits prefill(State& state, std::span<const std::int32_t> ids);
 
   /// Takes in one token and returns its logits [V]. Throws as prefill does.
@@ -98,16 +101,7 @@ class Model {
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
-  /// Tokens per pass of a long prompt: as many as 256 MiB of activations allow; more than 512 make
-  /// no difference to the speed.
-  static constexpr std::size_t kPrefillChunk = [] {
-    // What a token takes: streams, queries and outputs, the inputs and hidden rows of its experts.
-    constexpr std::size_t kBytes =
-        sizeof(Scalar) * (2 * N * D + 3 * C::num_attention_heads * C::head_dim + 4 * D +
-                          C::num_experts_per_tok * (D + 3 * C::moe_intermediate_size));
-    constexpr std::size_t kBudget = std::size_t{1} << 28;
-    return std::clamp<std::size_t>(std::bit_floor(kBudget / kBytes), 64, 512);
-  }();
+  static constexpr std::size_t kPrefillChunk = prefill_chunk(C{}, sizeof(Scalar));
 
   struct LayerWeights {
     template <std::size_t Ratio, RouterKind Router>
@@ -123,8 +117,23 @@ class Model {
     std::optional<MtpLayer<C, B>> mtp;
     ConfigValues config;
     Checkpoint checkpoint;  // keeps the files mapped
+    // Of each layer, and last of the head: what every token reads, as stored.
+    std::vector<std::vector<std::span<const std::byte>>> dense;
 
     explicit Weights(Checkpoint opened) : checkpoint(std::move(opened)) {}
+
+    void find_dense() {
+      constexpr std::string_view kLayers = "layers.";
+      dense.resize(C::num_hidden_layers + 1);
+      for (const StoredTensor& tensor : checkpoint.tensors()) {
+        const std::string_view name = tensor.name;
+        if (name == "head.weight") dense.back().push_back(tensor.data);
+        if (!name.starts_with(kLayers) || name.find(".ffn.experts.") != name.npos) continue;
+        std::size_t layer = 0;
+        std::from_chars(name.data() + kLayers.size(), name.data() + name.size(), layer);
+        dense[layer].push_back(tensor.data);
+      }
+    }
 
     template <class Visitor>
     void visit(Visitor&& visitor) {
@@ -171,7 +180,7 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   const Checkpoint& checkpoint = weights->checkpoint;
   std::size_t bytes = 0;
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
-  backend.expect_weights(bytes);
+  backend.expect_weights(bytes, checkpoint.tells_residency());
   WeightLoader<B> loader(checkpoint, backend);
   const bool has_extra_layer = std::ranges::any_of(
       checkpoint.tensors(),
@@ -183,6 +192,8 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   }
   weights->visit(loader);
   loader.finish();
+  weights->find_dense();
+  checkpoint.check();
   return Model(std::move(backend), std::move(weights));
 }
 
@@ -238,6 +249,7 @@ auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
   LogitsRows logits(wanted.size());
   backend_.run(
       [&](B& lane) { run_pass(lane, ids, positions, segments, states, wanted, logits, observer); });
+  weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids.size());
   return logits;
 }
@@ -261,11 +273,13 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> ids,
   Pass<C, B> pass{backend, ids, segments, table(AttentionKind::sliding), table(AttentionKind::csa),
                   observer};
 
+  backend.read_ahead(w.dense[0]);
   auto X = scratch.template rows<N, D>(S);  // the residual streams
   ops::embed(backend, X, ids, w.embed);
   w.layers.for_each_with(backend, states,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
+                           backend.read_ahead(w.dense[number + 1]);
                            layer.forward(pass, X, layer_states);
                          });
 

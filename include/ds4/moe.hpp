@@ -70,7 +70,7 @@ struct Moe {
   void visit(Visitor&& visitor) {
     visitor.group("gate.", gate);
     for (std::size_t e = 0; e < E; ++e) {
-      visitor.group("experts." + std::to_string(e) + ".", experts[e]);
+      visitor.expert("experts." + std::to_string(e) + ".", experts[e]);
     }
     visitor.group("shared_experts.", shared_experts);
   }

@@ -11,6 +11,7 @@
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config.hpp>
 #include <ds4/dtype.hpp>
+#include <ds4/memory_plan.hpp>
 
 namespace ds4 {
 
@@ -129,7 +130,10 @@ struct PlanOptions {
   StateFormat state = StateFormat::bf16;
   std::size_t context = 4096;  ///< tokens
   std::size_t batch = 1;       ///< sequences
-  std::size_t chunk = 512;     ///< tokens of a pass of prefill
+  std::size_t chunk = 0;       ///< tokens of a pass of prefill; 0: as Model::prefill takes them
+  std::size_t threads = 1;
+  bool exact = false;                            ///< activations and state rows in float32
+  std::size_t rollback = kDefaultRollbackLimit;  ///< the states' limit
 };
 
 /// Numbers of a configuration; see plan().
@@ -149,7 +153,8 @@ struct Plan {
   std::size_t state_bytes = 0;             ///< window and entries of all sequences at the context
   std::size_t tail_bytes = 0;              ///< beside them: projections that compressors still need
   std::size_t state_bytes_per_token = 0;   ///< by which a sequence grows, on average
-  std::size_t scratch_bytes = 0;           ///< activations of a pass, about
+  std::size_t state_memory = 0;   ///< what the SIMD backend's states hold, see state_memory()
+  std::size_t scratch_bytes = 0;  ///< what its passes take, see scratch_memory()
   std::array<std::size_t, kComponents> decode_flops{};   ///< of a token at the context
   std::array<std::size_t, kComponents> prefill_flops{};  ///< of a token, mean up to the context
 
@@ -279,11 +284,17 @@ constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
   plan.tail_bytes = tails * options.batch;
   plan.state_bytes_per_token = growth / 1024;
 
-  const std::size_t D = c.hidden_size;
-  const std::size_t tokens = std::max(options.batch, std::min(options.chunk, n));
-  const std::size_t floats = 2 * c.hc_mult * D + 4 * D + 3 * c.num_attention_heads * d +
-                             c.num_experts_per_tok * (D + 3 * c.moe_intermediate_size);
-  plan.scratch_bytes = 4 * floats * tokens;
+  const bool f32_rows = options.exact || options.storage == StorageFormat::f32;
+  plan.state_memory = options.batch * state_memory(c, n, f32_rows ? 4 : 2, options.rollback);
+  const std::size_t chunk = options.chunk > 0 ? options.chunk : prefill_chunk(c);
+  PassShape pass{.tokens = std::min(chunk, n),
+                 .context = n,
+                 .threads = options.threads,
+                 .storage = options.storage,
+                 .exact = options.exact};
+  plan.scratch_bytes = scratch_memory(c, pass);
+  pass.tokens = pass.sequences = pass.logits = options.batch;
+  plan.scratch_bytes = std::max(plan.scratch_bytes, scratch_memory(c, pass));
   return plan;
 }
 

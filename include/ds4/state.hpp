@@ -18,6 +18,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 #include <ds4/layer_sequence.hpp>
+#include <ds4/memory_plan.hpp>
 
 namespace ds4 {
 
@@ -37,7 +38,8 @@ class State {
   /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
   /// rows that these would need: per token and layer, a row of the window, and in CSA and HCA
   /// layers the float32 projections of the compressors.
-  explicit State(std::size_t rollback_limit = 64) : rollback_limit_(rollback_limit) {}
+  explicit State(std::size_t rollback_limit = kDefaultRollbackLimit)
+      : rollback_limit_(rollback_limit) {}
 
   std::size_t position = 0;  ///< tokens taken in so far
   Layers layers;

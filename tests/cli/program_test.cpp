@@ -137,8 +137,9 @@ TEST_CASE("program: run continues a prompt") {
   CHECK(greedy.out == ", and I am sure I should not have been able to");
   CHECK(greedy.err.starts_with("prompt: 12 tokens, "));
   CHECK(contains(greedy.err, "generation: 12 tokens, "));
-  CHECK(greedy.err.ends_with(" tokens/s\n"));
-  CHECK(std::ranges::count(greedy.err, '\n') == 1);
+  CHECK(contains(greedy.err, " tokens/s\nmemory: scratch "));
+  CHECK(contains(greedy.err, " MB (planned "));
+  CHECK(std::ranges::count(greedy.err, '\n') == 2);
 
   const auto same_text = [&](const std::vector<std::string>& options) {
     std::vector<std::string> arguments{"run", "--temperature", "0", "--max-tokens", "12"};
@@ -164,7 +165,7 @@ TEST_CASE("program: run draws the same text for the same seed") {
     const Result result =
         ds4_program({"run", "--prompt", "She", "--max-tokens", "20", "--seed", seed});
     CHECK(result.code == 0);
-    CHECK(result.err.ends_with("; seed " + seed + "\n"));
+    CHECK(contains(result.err, "; seed " + seed + "\n"));
     return result.out;
   };
   const std::string first = text("7");
@@ -211,7 +212,8 @@ TEST_CASE("program: logits are the golden ones") {
       const Result result = ds4_program(arguments);
       CHECK(result.code == 0);
       CHECK(result.out.empty());
-      CHECK(result.err.empty());
+      CHECK(result.err.starts_with("memory: "));
+      CHECK(contains(result.err, "(planned ") == (backend == "simd"));
       check_golden_logits(golden, out);
       CHECK(!ds4::test::Golden(out).has("layers.0.0"));
     }
@@ -522,7 +524,7 @@ TEST_CASE("program: synth writes a checkpoint that runs, the same for the same s
   for (const char* folder : {"a", "d", "e"}) {
     const Result result = ds4_program({"logits", "--model", dir / folder, "--tokens",
                                        dir / "t.json", "--out", dir / "o.safetensors"});
-    CHECK(result.err.empty());
+    CHECK(result.err.starts_with("memory: "));
     CHECK(result.code == 0);
     const ds4::test::Golden logits(dir / "o.safetensors");
     const double deviation = ds4::test::standard_deviation(logits.values("logits.0"));
@@ -580,6 +582,8 @@ TEST_CASE("program: bench prints what scripts read, and serves as a peer") {
   CHECK(result["weight_bytes"].get<std::size_t>() > 1'000'000);
   CHECK(result["scratch_bytes"].get<std::size_t>() > 100'000);
   CHECK(result["state_bytes"].get<std::size_t>() > 10'000);
+  const auto scratch = result["scratch_bytes"].get<double>();
+  CHECK(result["planned"]["scratch_bytes"].get<double>() == doctest::Approx(scratch).epsilon(0.05));
 
   // Behind a state of random numbers; nothing is said about prefill.
   for (const std::string backend : {"simd", "reference"}) {
@@ -622,6 +626,22 @@ TEST_CASE("program: bench prints what scripts read, and serves as a peer") {
   const std::string npy = read(dir / "x.npy");
   CHECK(contains(npy, "'shape': (3, 256)"));
   CHECK(npy.size() % 64 == 0);  // the header is padded to 64, as are 3 * 256 floats
+}
+
+TEST_CASE("program: a checkpoint that is shortened under a run ends it with an error") {
+  const TempDir dir;
+  fs::copy(kTinyFlash, dir / "model");
+  const std::string weights = dir / "model" + "/model.safetensors";
+  fs::permissions(weights, fs::perms::owner_all);
+  // The first answer shows that the model has been loaded.
+  const Result result = shell(
+      "mkfifo '" + dir / "requests" + "'\n\"$ds4\" bench --peer-protocol --threads 1 --model '" +
+      dir / "model" + "' < '" + dir / "requests" + "' > '" + dir / "answers" + "' &\n" +
+      "exec 3> '" + dir / "requests" + "'\nwhile ! [ -s '" + dir / "answers" +
+      "' ]; do sleep 0.05; done\ntruncate -s 5000 '" + weights +
+      "'\necho '{\"op\":\"prefill\",\"tokens\":[1,2,3]}' >&3\nwait $!\n");
+  check_fails(result, 1, "model.safetensors: expected ");
+  CHECK(contains(result.err, "found 5000: it was shortened while in use"));
 }
 
 TEST_CASE("program: help and version") {

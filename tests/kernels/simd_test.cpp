@@ -26,6 +26,7 @@
 #include <ds4/kernels/reference/norm.hpp>
 #include <ds4/kernels/reference/swiglu.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
+#include <ds4/kernels/simd/expert_cache.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/logs.hpp>
 #include <ds4/kernels/simd/team.hpp>
@@ -136,7 +137,7 @@ void check_linear(const Kernels& kernels, const StoredMatrix& w, std::size_t S, 
   const auto in_place = multiply();
   for (const std::size_t panel_rows : Sizes{1, 3, 16, 17, 32}) {
     std::vector<std::byte> panels(kernels.panel_bytes(w));
-    kernels.store_in_panels(panels.data(), w, panel_rows);
+    kernels.store_in_panels(panels.data(), w, panel_rows, 0, N);
     matrix.panels = panels.data();
     matrix.panel_rows = panel_rows;
     CHECK(multiply() == in_place);
@@ -437,12 +438,22 @@ TEST_CASE("simd: a team runs every lane, its barrier holds, its memory is one fo
       CHECK(arrived == 50 * threads);
       CHECK(wrong == 0);
     }
-    const std::size_t held = team.shared().bytes();
-    team.run([&](std::size_t, std::size_t) {
-      ds4::simd::Arena::Cursor cursor(team.shared());
-      for (int round = 0; round < 50; ++round) cursor.allocate(100000);
-    });
-    CHECK(team.shared().bytes() == held);  // a steady state allocates nothing
+    CHECK(team.shared().peak() == 50 * 100032);  // whole cache lines
+    std::vector<std::byte*> before;
+    for (int pass = 0; pass < 2; ++pass) {  // a steady state has it in one piece
+      std::vector<std::byte*> places;
+      team.run([&](std::size_t lane, std::size_t) {
+        ds4::simd::Arena::Cursor cursor(team.shared());
+        for (int round = 0; round < 50; ++round) {
+          std::byte* place = cursor.allocate(100000);
+          if (lane == 0) places.push_back(place);
+        }
+      });
+      CHECK(places.back() - places.front() == 49 * 100032);
+      if (pass == 1) CHECK(places == before);
+      before = places;
+    }
+    CHECK(team.shared().peak() == 50 * 100032);
   }
 }
 
@@ -457,4 +468,25 @@ TEST_CASE("simd: a weight pool hands out zeros that do not overlap") {
     parts.push_back(part);
   }
   CHECK(std::ranges::adjacent_find(parts) == parts.end());
+}
+
+TEST_CASE("simd: copies of experts go to those that are used most") {
+  const std::array<std::byte, 4> keys{};
+  ds4::simd::ExpertCache cache(250, 100);  // two copies
+  cache.begin_pass();
+  const auto a = cache.use(&keys[0], 1);
+  const auto b = cache.use(&keys[1], 3);
+  CHECK((a.copy != nullptr && a.is_new));
+  CHECK((b.copy != nullptr && b.is_new && b.copy != a.copy));
+  CHECK(cache.use(&keys[2], 5).copy == nullptr);  // those in use stay
+  cache.begin_pass();
+  CHECK((cache.use(&keys[0], 1).copy == a.copy && !cache.use(&keys[0], 0).is_new));
+  cache.begin_pass();
+  const auto c = cache.use(&keys[2], 1);  // 6 uses against 2: takes the place of the least used
+  CHECK((c.copy == a.copy && c.is_new));
+  CHECK(cache.use(&keys[0], 1).copy == nullptr);  // 3 uses are not more than 3
+  cache.begin_pass();
+  const auto again = cache.use(&keys[0], 1);  // 4 are
+  CHECK((again.copy == b.copy && again.is_new));
+  CHECK(ds4::simd::ExpertCache(99, 100).use(&keys[0], 1).copy == nullptr);  // no room at all
 }

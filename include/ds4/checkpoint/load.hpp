@@ -18,7 +18,7 @@
 namespace ds4 {
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
-/// B::bind and B::bind_rows turn a stored matrix into the backend's.
+/// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's.
 template <class B>
 class WeightLoader {
  public:
@@ -30,7 +30,11 @@ class WeightLoader {
     requires requires { M::kRows; }
   void operator()(std::string_view name, M& matrix) {
     if (const auto stored = stored_matrix<M>(name)) {
-      matrix = backend_.template bind<M::kRows, M::kCols>(*stored);
+      if (in_expert_) {
+        matrix = backend_.template bind_expert<M::kRows, M::kCols>(*stored);
+      } else {
+        matrix = backend_.template bind<M::kRows, M::kCols>(*stored);
+      }
     }
   }
 
@@ -87,6 +91,14 @@ class WeightLoader {
     prefix_ += prefix;
     part.visit(*this);
     prefix_.resize(length);
+  }
+
+  /// The same for a routed expert.
+  template <class Part>
+  void expert(std::string_view prefix, Part& part) {
+    in_expert_ = true;
+    group(prefix, part);
+    in_expert_ = false;
   }
 
   /// Counts the tensors whose names start with `prefix` as used, though nothing reads them.
@@ -215,6 +227,7 @@ class WeightLoader {
   std::vector<bool> used_;
   detail::Problems problems_;
   std::string prefix_;
+  bool in_expert_ = false;
 };
 
 }  // namespace ds4

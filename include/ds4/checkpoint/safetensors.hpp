@@ -117,6 +117,9 @@ class Safetensors {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_->path(); }
 
+  /// The mapped file.
+  const std::shared_ptr<const MappedFile>& file() const { return file_; }
+
  private:
   void read_header() {
     const std::string where = detail::printable_path(path());
@@ -282,10 +285,22 @@ class Checkpoint {
   /// The folder, as given to open().
   const std::filesystem::path& path() const { return data_->path; }
 
+  /// Whether all files tell; see MappedFile::tells_residency().
+  bool tells_residency() const {
+    return std::ranges::all_of(data_->files,
+                               [](const auto& file) { return file->tells_residency(); });
+  }
+
+  /// Throws ds4::Error if one of the files can no longer be read whole; see MappedFile::check().
+  void check() const {
+    for (const auto& file : data_->files) file->check();
+  }
+
  private:
   struct Data {
     std::filesystem::path path;
     std::vector<StoredTensor> tensors;
+    std::vector<std::shared_ptr<const MappedFile>> files;
   };
 
   explicit Checkpoint(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
@@ -318,6 +333,7 @@ inline Checkpoint Checkpoint::open(const std::filesystem::path& dir) {
   auto data = std::make_shared<Data>();
   data->path = dir;
   for (const Safetensors& file : files) {
+    data->files.push_back(file.file());
     for (StoredTensor tensor : file.tensors()) {
       tensor.name = canonical_name(tensor.stored_name);
       data->tensors.push_back(std::move(tensor));

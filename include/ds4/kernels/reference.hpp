@@ -88,13 +88,20 @@ class Reference {
   Matrix<Rows, Cols> bind(const StoredMatrix& stored) {
     return {stored};
   }
+  template <std::size_t Rows, std::size_t Cols>
+  Matrix<Rows, Cols> bind_expert(const StoredMatrix& stored) {
+    return {stored};
+  }
   /// One whose rows are looked up, not multiplied.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
     return {stored};
   }
-  /// Before weights are bound: how many bytes they are in all.
-  void expect_weights(std::size_t) {}
+  /// Before weights are bound: how many bytes they are in all, and whether the system tells which
+  /// of them are in memory.
+  void expect_weights(std::size_t, bool) {}
+  /// These bytes of mapped files are wanted soon.
+  void read_ahead(std::span<const std::span<const std::byte>>) {}
 
   template <std::size_t N, std::size_t D, class W>
   void embed(RowsView<T, N, D> x, std::span<const std::int32_t> ids, const W& embed) {

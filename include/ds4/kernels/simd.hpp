@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -16,9 +17,11 @@
 
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
+#include <ds4/kernels/simd/expert_cache.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/logs.hpp>
 #include <ds4/kernels/simd/memory.hpp>
+#include <ds4/kernels/simd/sizes.hpp>
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
 #include <ds4/kernels/simd/weight_pool.hpp>
@@ -34,10 +37,11 @@ struct SimdOptions {
   /// than float32, state rows are BF16, and the activations of BF16 matrices are rounded to BF16
   /// where the machine multiplies BF16.
   bool exact = false;
-  /// Where the weights are: read from the mapped files, as is needed for models beyond the memory's
-  /// size, or kept in memory in panels, which stream better. Unless told, the backend keeps them
-  /// if they take at most half of the memory that is available.
-  std::optional<bool> resident = {};
+  /// Bytes of weights to keep in memory, in panels: first those that every token reads, then the
+  /// experts that are used most. The others are multiplied where the files are mapped, and read
+  /// ahead of their use: they may take more than the machine's memory. Unless told, all weights are
+  /// kept if they take at most half of the memory that is available, and none otherwise.
+  std::optional<std::size_t> memory_budget = {};
   /// The instruction set; the one that this translation unit is compiled for, unless a program
   /// chooses another at run time.
   const simd::Kernels* kernels = &simd::kernels<simd::Native>();
@@ -68,8 +72,9 @@ class Simd {
   explicit Simd(const SimdOptions& options = {})
       : kernels_(options.kernels),
         exact_(options.exact),
-        resident_(options.resident),
+        budget_(options.memory_budget),
         pool_(std::make_shared<simd::WeightPool>()),
+        mapped_(std::make_shared<MappedWeights>()),
         team_(std::make_shared<simd::Team>(options.threads)),
         shared_(team_->shared()),
         own_(team_->own(0)) {}
@@ -121,6 +126,10 @@ class Simd {
   /// Calls f(lane) on every thread of the team.
   template <class F>
   void run(F&& f) {
+    if (mapped_->any) {
+      const std::size_t waits = simd::pages_waited_for();
+      mapped_->cold = waits != std::exchange(mapped_->waits, waits);
+    }
     team_->run([&](std::size_t lane, std::size_t lanes) {
       Simd backend(*this);
       backend.lane_ = lane;
@@ -138,9 +147,13 @@ class Simd {
   std::size_t threads() const { return team_->threads(); }
   const char* instruction_set() const { return kernels_->name; }
 
-  /// Before weights are bound: how many bytes they are in all.
-  void expect_weights(std::size_t bytes) {
-    if (!resident_) resident_ = bytes <= simd::available_memory() / 2;
+  /// Before weights are bound: how many bytes they are in all, and whether the system tells which
+  /// of them are in memory.
+  void expect_weights(std::size_t bytes, bool tells_residency) {
+    constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
+    if (!budget_) budget_ = bytes <= simd::available_memory() / 2 ? kAll : 0;
+    if (*budget_ > bytes + bytes / 8) budget_ = kAll;  // panels are padded
+    mapped_->tells_residency = tells_residency;
   }
 
   /// A weight of the model from a checkpoint's.
@@ -152,12 +165,26 @@ class Simd {
     // A matrix of few rows is cut so that every lane has some.
     matrix.panel_rows =
         std::min(simd::kPanelRows, (Rows + team_->threads() - 1) / team_->threads());
-    if (resident_.value_or(false)) {
-      std::byte* panels = pool_->allocate(kernels_->panel_bytes(stored));
-      kernels_->store_in_panels(panels, stored, matrix.panel_rows);
-      matrix.panels = panels;
-      simd::release_mapped(stored.values, Rows * kernels_->row_bytes(stored));
+    const std::size_t bytes = kernels_->panel_bytes(stored);
+    if (bytes > budget_.value_or(0)) {
+      mapped_->any = true;
+      return matrix;
     }
+    if (*budget_ != std::numeric_limits<std::size_t>::max()) *budget_ -= bytes;
+    std::byte* panels = pool_->allocate(bytes);
+    kernels_->store_in_panels(panels, stored, matrix.panel_rows, 0, Rows);
+    matrix.panels = panels;
+    simd::release_mapped(stored.values, Rows * kernels_->row_bytes(stored));
+    return matrix;
+  }
+  /// A weight of a routed expert: kept if all are; otherwise the experts share what the others
+  /// leave of the budget.
+  template <std::size_t Rows, std::size_t Cols>
+  Matrix<Rows, Cols> bind_expert(const StoredMatrix& stored) {
+    const std::optional<std::size_t> budget = budget_;
+    if (budget != std::numeric_limits<std::size_t>::max()) budget_ = 0;
+    const auto matrix = bind<Rows, Cols>(stored);
+    budget_ = budget;
     return matrix;
   }
   /// A weight whose rows are looked up, not multiplied.
@@ -166,6 +193,15 @@ class Simd {
     Matrix<Rows, Cols> matrix;
     matrix.stored = stored;
     return matrix;
+  }
+
+  /// These bytes of mapped files are wanted soon. Does nothing while all that is wanted has turned
+  /// out to be in memory.
+  void read_ahead(std::span<const std::span<const std::byte>> ranges) {
+    if (!is_leader() || !mapped_->any || !mapped_->cold) return;
+    for (const auto& range : ranges) {
+      simd::start_reading(range.data(), range.size(), mapped_->tells_residency);
+    }
   }
 
   template <std::size_t N, std::size_t D, class W>
@@ -332,9 +368,9 @@ class Simd {
   void mix_streams(RowsView<float, N, D> X, RowsView<const float, N> post,
                    RowsView<const float, N, N> comb, RowsView<const float, D> y) {
     Scratch memory(*this);
-    float* old = memory.own<float>(N * kMaxLanes);
+    float* old = memory.own<float>(N * simd::kMaxLanes);
     // Channels are cut at multiples of a vector, so that each is computed alike on any cut.
-    constexpr std::size_t kCut = 16 * kMaxLanes;
+    constexpr std::size_t kCut = 16 * simd::kMaxLanes;
     constexpr std::size_t kCuts = (D + kCut - 1) / kCut;
     for_part(X.extent(0) * kCuts, 1, [&](std::size_t i) {
       const std::size_t s = i / kCuts;
@@ -430,7 +466,8 @@ class Simd {
   void attend(RowsView<float, H, d> out, RowsView<const float, H, d> q, const Parameter<H>& sink,
               RowsView<const std::int32_t, TopK> picks, std::span<const Segment> segments,
               std::span<const Source> sources) {
-    constexpr std::size_t kPadded = (d + 2 * kMaxLanes - 1) / (2 * kMaxLanes) * (2 * kMaxLanes);
+    constexpr std::size_t kPadded =
+        (d + 2 * simd::kMaxLanes - 1) / (2 * simd::kMaxLanes) * (2 * simd::kMaxLanes);
     const std::size_t S = q.extent(0);
     // The work is cut into (token, group of heads) pairs; a few tokens' groups are small enough
     // that every lane has one.
@@ -543,12 +580,39 @@ class Simd {
     const auto index = [&](const simd::ProductMatrix& w) {
       return static_cast<std::size_t>(kernels_->layout_for(w.stored.dtype, exact_));
     };
+    // The experts that are picked, in their order.
+    struct Picked {
+      simd::ProductMatrix w1, w2, w3;
+      std::size_t first;  // of its places
+      std::size_t count;
+    };
+    const std::size_t most = std::min(experts.size(), places);
+    auto* picked = memory.own<Picked>(most);
+    std::size_t n = 0;
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+      if (first[e + 1] == first[e]) continue;
+      const Expert& expert = experts[e];
+      picked[n++] = {expert.w1, expert.w2, expert.w3, first[e], first[e + 1] - first[e]};
+    }
+    // Step i < n: the first products of expert i; then the last ones. What is not in memory is
+    // asked for kStepsAhead steps before.
+    const bool mapped = experts[0].w1.panels == nullptr;
+    const auto ask_for = [&](std::size_t step) {
+      if (!mapped || step >= 2 * n || step % lanes_ != lane_) return;
+      const Picked& expert = picked[step % n];
+      if (step >= n) return start_reading(expert.w2);
+      start_reading(expert.w1);
+      start_reading(expert.w3);
+    };
+    constexpr std::size_t kStepsAhead = 8;
+    for (std::size_t step = 0; step < kStepsAhead; ++step) ask_for(step);
+    if (mapped) use_copies(memory, std::span(picked, n));
+
     std::array<bool, simd::kLayouts> inputs_used{};
     std::array<bool, simd::kLayouts> hidden_used{};
-    for (const std::int32_t e : picks.flat()) {
-      const Expert& expert = experts[static_cast<std::size_t>(e)];
-      inputs_used[index(expert.w1)] = inputs_used[index(expert.w3)] = true;
-      hidden_used[index(expert.w2)] = true;
+    for (std::size_t i = 0; i < n; ++i) {
+      inputs_used[index(picked[i].w1)] = inputs_used[index(picked[i].w3)] = true;
+      hidden_used[index(picked[i].w2)] = true;
     }
     const auto lay_out_places = [&](const std::array<bool, simd::kLayouts>& used, std::size_t K,
                                     auto&& values) {
@@ -575,28 +639,23 @@ class Simd {
     const EachLayout inputs =
         lay_out_places(inputs_used, D, [&](std::size_t i) { return x[order[i] / k].data(); });
 
-    std::size_t most = 0;
-    for (std::size_t e = 0; e < experts.size(); ++e) most = std::max(most, first[e + 1] - first[e]);
     auto& blocks = *memory.own<simd::LinearScratch>(1);
-    const auto for_each_expert = [&](auto&& f) {
-      for (std::size_t e = 0; e < experts.size(); ++e) {
-        if (first[e + 1] > first[e]) f(experts[e], first[e], first[e + 1] - first[e]);
-      }
-    };
     {
       const Part rows = part(F, experts[0].w1.panel_rows);
       const std::size_t width = rows.end - rows.begin;
-      float* up = memory.own<float>(most * width);
-      for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
-        float* gate = hidden + begin * F + rows.begin;
+      float* up = memory.own<float>(S * width);  // all tokens may pick one expert
+      for (std::size_t i = 0; i < n; ++i) {
+        const Picked& expert = picked[i];
+        ask_for(i + kStepsAhead);
+        float* gate = hidden + expert.first * F + rows.begin;
         kernels_->linear(gate, F, range(expert.w1, rows),
-                         tokens_for(expert.w1, inputs, begin, count), blocks);
+                         tokens_for(expert.w1, inputs, expert.first, expert.count), blocks);
         kernels_->linear(up, width, range(expert.w3, rows),
-                         tokens_for(expert.w3, inputs, begin, count), blocks);
-        for (std::size_t i = 0; i < count; ++i) {
-          kernels_->swiglu(gate + i * F, up + i * width, width, static_cast<float>(limit));
+                         tokens_for(expert.w3, inputs, expert.first, expert.count), blocks);
+        for (std::size_t t = 0; t < expert.count; ++t) {
+          kernels_->swiglu(gate + t * F, up + t * width, width, static_cast<float>(limit));
         }
-      });
+      }
     }
     wait_for_all();
     const EachLayout activated =
@@ -604,19 +663,21 @@ class Simd {
     {
       const Part rows = part(D, experts[0].w2.panel_rows);
       const std::size_t width = rows.end - rows.begin;
-      float* out = memory.own<float>(most * width);
+      float* out = memory.own<float>(S * width);
       for (std::size_t s = 0; s < S && width > 0; ++s) {
         std::fill_n(y[s].data() + rows.begin, width, 0.0f);
       }
-      for_each_expert([&](const Expert& expert, std::size_t begin, std::size_t count) {
+      for (std::size_t i = 0; i < n; ++i) {
+        const Picked& expert = picked[i];
+        ask_for(n + i + kStepsAhead);
         kernels_->linear(out, width, range(expert.w2, rows),
-                         tokens_for(expert.w2, activated, begin, count), blocks);
-        for (std::size_t i = 0; i < count; ++i) {
-          const std::size_t place = order[begin + i];
-          kernels_->add_scaled(y[place / k].data() + rows.begin, out + i * width,
+                         tokens_for(expert.w2, activated, expert.first, expert.count), blocks);
+        for (std::size_t t = 0; t < expert.count; ++t) {
+          const std::size_t place = order[expert.first + t];
+          kernels_->add_scaled(y[place / k].data() + rows.begin, out + t * width,
                                weights.flat()[place], width);
         }
-      });
+      }
     }
     wait_for_all();
   }
@@ -637,11 +698,6 @@ class Simd {
   }
 
  private:
-  /// Lanes of the widest vector, in float32.
-  static constexpr std::size_t kMaxLanes = 16;
-  /// Values up to which every lane lays out tokens for itself rather than wait for the others.
-  static constexpr std::size_t kPrivateLayout = 1 << 14;
-
   struct Part {
     std::size_t begin;
     std::size_t end;
@@ -664,13 +720,55 @@ class Simd {
     return {&w, rows.begin, rows.end};
   }
 
+  void start_reading(const simd::ProductMatrix& w) const {
+    simd::start_reading(w.stored.values, w.stored.rows * kernels_->row_bytes(w.stored),
+                        mapped_->tells_residency);
+  }
+
+  /// Lets experts that have a copy in memory use it, and makes copies where there is room.
+  template <class Picked>
+  void use_copies(Scratch& memory, std::span<Picked> picked) {
+    const auto bytes = [&](const simd::ProductMatrix& w) {
+      return (kernels_->panel_bytes(w.stored) + 63) / 64 * 64;
+    };
+    const std::size_t expert_bytes =
+        bytes(picked[0].w1) + bytes(picked[0].w2) + bytes(picked[0].w3);
+    if (budget_.value_or(0) < expert_bytes) return;
+    auto* copies = memory.shared<simd::ExpertCache::Place>(picked.size());
+    if (is_leader()) {
+      auto& cache = mapped_->experts;
+      if (!cache) cache.emplace(*budget_, expert_bytes);
+      cache->begin_pass();
+      for (std::size_t i = 0; i < picked.size(); ++i) {
+        const Picked& expert = picked[i];
+        const bool fits = bytes(expert.w1) + bytes(expert.w2) + bytes(expert.w3) <= expert_bytes;
+        copies[i] =
+            fits ? cache->use(expert.w1.stored.values, expert.count) : simd::ExpertCache::Place{};
+      }
+    }
+    wait_for_all();
+    for (std::size_t i = 0; i < picked.size(); ++i) {
+      std::byte* copy = copies[i].copy;
+      if (copy == nullptr) continue;
+      for (simd::ProductMatrix* w : {&picked[i].w1, &picked[i].w2, &picked[i].w3}) {
+        if (copies[i].is_new) {
+          const Part rows = part(w->stored.rows, w->panel_rows);
+          kernels_->store_in_panels(copy, w->stored, w->panel_rows, rows.begin, rows.end);
+        }
+        w->panels = copy;
+        copy += bytes(*w);
+      }
+    }
+    wait_for_all();
+  }
+
   simd::Tokens lay_out(Scratch& memory, DType dtype, const float* x, std::size_t S, std::size_t K) {
     const simd::Layout layout = kernels_->layout_for(dtype, exact_);
     const std::size_t stride = kernels_->token_stride(layout, K);
     if (layout == simd::Layout::f32 && stride == K * sizeof(float)) {  // laid out already
       return {reinterpret_cast<const std::byte*>(x), stride, S, layout};
     }
-    if (S * K <= kPrivateLayout || lanes_ == 1) {
+    if (S * K <= simd::kPrivateLayout || lanes_ == 1) {
       auto* tokens = memory.own<std::byte>(S * stride);
       kernels_->lay_out(layout, tokens, x, K, S, K);
       return {tokens, stride, S, layout};
@@ -738,8 +836,18 @@ class Simd {
 
   const simd::Kernels* kernels_;
   bool exact_;
-  std::optional<bool> resident_;
+  /// What is known of weights that are not in panels; only the leader changes it during a pass.
+  struct MappedWeights {
+    bool any = false;
+    bool tells_residency = true;
+    bool cold = true;  // something had to be waited for in the pass before
+    std::size_t waits = std::numeric_limits<std::size_t>::max();  // pages_waited_for() then
+    std::optional<simd::ExpertCache> experts;
+  };
+
+  std::optional<std::size_t> budget_;  // what is left of it; the largest number: all weights
   std::shared_ptr<simd::WeightPool> pool_;
+  std::shared_ptr<MappedWeights> mapped_;
   bool reduced_ = false;  // some weight is stored in less than float32
   std::shared_ptr<simd::Team> team_;
   std::size_t lane_ = 0;

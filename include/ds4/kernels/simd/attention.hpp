@@ -14,12 +14,9 @@
 #include <type_traits>
 
 #include <ds4/kernels/simd/key_product.hpp>
+#include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::simd {
-
-inline constexpr std::size_t kKeyTile = 256;
-/// Heads that share a pass over a tile of keys.
-inline constexpr std::size_t kHeadGroup = 8;
 
 /// Scratch of one lane's attention, float32 counts.
 struct AttentionScratch {

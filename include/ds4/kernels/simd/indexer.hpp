@@ -13,10 +13,9 @@
 
 #include <ds4/dtype.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::simd {
-
-inline constexpr std::size_t kKeyBlock = 16;
 
 /// Bytes of a block of keys [kKeyBlock, dI]. BF16 blocks hold pairs of channels: [dI/2 rounded up]
 /// [kKeyBlock][2]; float32 blocks [dI][kKeyBlock].
@@ -44,8 +43,7 @@ inline void store_key(std::byte* block, std::size_t slot, const float* key, std:
   }
 }
 
-/// Heads that are multiplied with a block of keys at once.
-inline constexpr std::size_t kQueryHeads = 16;
+/// Heads of a laid-out query.
 constexpr std::size_t padded_heads(std::size_t nI) {
   return (nI + kQueryHeads - 1) / kQueryHeads * kQueryHeads;
 }

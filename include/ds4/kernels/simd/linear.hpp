@@ -136,12 +136,14 @@ inline std::size_t panel_bytes(const StoredMatrix& m) {
   return m.rows * panel_row_bytes<A>(m) + kPanelSlack;
 }
 
-/// Writes a matrix in panels of panel_rows rows; the last one has what is left.
+/// Writes the rows [begin, end) of a matrix in panels of panel_rows rows; the last one has what is
+/// left. `out` is where the matrix begins, and `begin` begins a panel.
 template <class A>
-inline void store_in_panels(std::byte* out, const StoredMatrix& m, std::size_t panel_rows) {
+inline void store_in_panels(std::byte* out, const StoredMatrix& m, std::size_t panel_rows,
+                            std::size_t begin, std::size_t end) {
   const std::size_t bytes = row_bytes<A>(m);
   const std::size_t codes = scale_codes<A>(m);
-  for (std::size_t row = 0; row < m.rows; row += panel_rows) {
+  for (std::size_t row = begin; row < end; row += panel_rows) {
     const std::size_t height = std::min(panel_rows, m.rows - row);
     std::byte* panel = out + row * panel_row_bytes<A>(m);
     pack_words<A>(panel, height * kWord, m.values + row * bytes, bytes, bytes, height);
@@ -149,9 +151,6 @@ inline void store_in_panels(std::byte* out, const StoredMatrix& m, std::size_t p
                   m.scales + row * codes, codes, codes, height);
   }
 }
-
-/// Words of FP4's scales that are transposed at once where the rows are not in panels.
-inline constexpr std::size_t kScaleWords = 16;
 
 /// Scratch memory of one lane's products.
 struct LinearScratch {

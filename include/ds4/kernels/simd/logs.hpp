@@ -12,6 +12,7 @@
 
 #include <ds4/dtype.hpp>
 #include <ds4/kernels/simd/indexer.hpp>
+#include <ds4/kernels/simd/sizes.hpp>
 #include <ds4/tensor.hpp>
 
 namespace ds4::simd {
@@ -63,7 +64,7 @@ class BlockList {
 };
 
 /// Rows [Width], BF16 or float32, RowsPerBlock to a block: what queries attend to.
-template <std::size_t Width, std::size_t RowsPerBlock = 64>
+template <std::size_t Width, std::size_t RowsPerBlock = kKeyLogRows>
 class KeyLog {
  public:
   static constexpr std::size_t kWidth = Width;
@@ -116,8 +117,8 @@ class KeyLog {
 
 /// Float32 rows [Width] that a compressor still needs.
 template <std::size_t Width>
-class TailLog : public KeyLog<Width, 16> {
-  using Rows = KeyLog<Width, 16>;
+class TailLog : public KeyLog<Width, kTailLogRows> {
+  using Rows = KeyLog<Width, kTailLogRows>;
 
  public:
   const float* row(std::size_t row) const { return reinterpret_cast<const float*>(Rows::row(row)); }
@@ -137,7 +138,7 @@ class IndexLog {
  public:
   static constexpr std::size_t kWidth = dI;
   /// Key blocks to an allocation.
-  static constexpr std::size_t kGroup = 8;
+  static constexpr std::size_t kGroup = kIndexLogBlocks;
 
   std::size_t first() const { return 0; }
   std::size_t end() const { return end_; }

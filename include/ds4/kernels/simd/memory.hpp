@@ -11,6 +11,7 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace ds4::simd {
@@ -37,14 +38,54 @@ inline MemoryBlock allocate_block(std::size_t size) {
 }
 
 /// The process does not need these bytes of a mapped file for now: they no longer count as its
-/// memory, and are read again if they are touched.
+/// memory, are the first to go when memory is short, and are read again if they are touched.
 inline void release_mapped(const std::byte* p, std::size_t bytes) {
 #if defined(__linux__)
   constexpr std::size_t kPage = 4096;
   const std::size_t skipped = (kPage - reinterpret_cast<std::uintptr_t>(p) % kPage) % kPage;
   if (bytes < skipped + kPage) return;
-  ::madvise(const_cast<std::byte*>(p + skipped), (bytes - skipped) / kPage * kPage, MADV_DONTNEED);
+  auto* const begin = const_cast<std::byte*>(p + skipped);
+  const std::size_t size = (bytes - skipped) / kPage * kPage;
+#ifdef MADV_COLD
+  ::madvise(begin, size, MADV_COLD);
 #endif
+  ::madvise(begin, size, MADV_DONTNEED);
+#endif
+}
+
+/// Has the system read what is not in memory of these bytes of a mapped file, without waiting for
+/// it. Where `told` is false the system does not say what is in memory (it tells only a file's
+/// owner, and who may write to it), and is asked for all of it.
+inline void start_reading([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::size_t bytes,
+                          [[maybe_unused]] bool told) {
+#if defined(__linux__)
+  constexpr std::size_t kPage = 4096;
+  constexpr std::size_t kPages = 1024;  // looked at at once
+  // One request reads no more than the device's read-ahead, which is hardly ever less than this.
+  constexpr std::size_t kRequest = 32;
+  const auto skipped = reinterpret_cast<std::uintptr_t>(p) % kPage;
+  auto* page = const_cast<std::byte*>(p - skipped);
+  for (std::size_t left = (skipped + bytes + kPage - 1) / kPage; left > 0;) {
+    const std::size_t count = left < kPages ? left : kPages;
+    unsigned char present[kPages] = {};
+    if (told && ::mincore(page, count * kPage, present) != 0) return;
+    for (std::size_t i = 0; i < count; i += kRequest) {
+      const std::size_t n = count - i < kRequest ? count - i : kRequest;
+      std::size_t missing = 0;
+      for (std::size_t j = i; j < i + n; ++j) missing += 1u - (present[j] & 1u);
+      if (missing > 0) ::madvise(page + i * kPage, n * kPage, MADV_WILLNEED);
+    }
+    page += count * kPage;
+    left -= count;
+  }
+#endif
+}
+
+/// How many times this process had to wait for a page of a file.
+inline std::size_t pages_waited_for() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_majflt);
 }
 
 /// Bytes that the system could give to processes; 0 if it does not say.

@@ -18,17 +18,10 @@
 #include <type_traits>
 
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::simd {
 
-/// Rows of a panel.
-inline constexpr std::size_t kPanelRows = 32;
-/// Bytes of a word.
-inline constexpr std::size_t kWord = 4;
-/// Words of a block: its sums are rounded into y, and it stays in the first-level cache.
-inline constexpr std::size_t kBlockWords = 128;
-/// What a panel's reader may touch behind its end.
-inline constexpr std::size_t kPanelSlack = kPanelRows * kWord;
 /// Tokens that are multiplied with a panel at once: what the registers hold.
 template <class A>
 inline constexpr std::size_t kPanelTokens = kLanes<A> == 16  ? 6

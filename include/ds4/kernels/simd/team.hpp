@@ -78,6 +78,8 @@ class Arena {
       }
       std::byte* result = base_ + offset_;
       offset_ += bytes;
+      used_ += bytes;
+      arena_->note_peak(used_);
       return result;
     }
 
@@ -87,26 +89,27 @@ class Arena {
     std::size_t size_ = 0;
     std::size_t offset_ = 0;
     std::size_t next_ = 0;
+    std::size_t used_ = 0;
   };
 
   /// Between passes: what the last pass took in pieces becomes one block, so that a steady state
   /// allocates nothing.
   void settle() {
-    std::size_t total = 0;
-    for (const Block& block : blocks_) total += block.size;
-    if (total == blocks_[0].size) return;
+    if (blocks_[1].size == 0 && blocks_[0].size >= peak_) return;
     for (Block& block : blocks_) block = {};
-    blocks_[0] = make(total);
+    blocks_[0] = make(peak_);
   }
 
-  /// Bytes held.
-  std::size_t bytes() const {
-    std::size_t total = 0;
-    for (const Block& block : blocks_) total += block.size;
-    return total;
-  }
+  /// The most that was in use at once.
+  std::size_t peak() const { return peak_; }
 
  private:
+  void note_peak(std::size_t used) {
+    std::size_t peak = peak_.load(std::memory_order_relaxed);
+    while (used > peak && !peak_.compare_exchange_weak(peak, used, std::memory_order_relaxed)) {
+    }
+  }
+
   static Block make(std::size_t size) { return {allocate_block(size), size}; }
 
   // The block with this index, of at least `bytes`: whichever lane comes first makes it.
@@ -123,6 +126,7 @@ class Arena {
   static constexpr std::size_t kFirstBlock = 1 << 18;
   std::array<Block, kMaxBlocks> blocks_;
   std::mutex mutex_;
+  std::atomic<std::size_t> peak_{0};
 };
 
 /// Keeps the calling thread on one processor for as long as it lives: the lanes of a team wait for
@@ -173,8 +177,8 @@ class Team {
   Arena& shared() { return shared_; }
   Arena& own(std::size_t lane) { return private_[lane]; }
   std::size_t scratch_bytes() const {
-    std::size_t bytes = shared_.bytes();
-    for (std::size_t lane = 0; lane < threads_; ++lane) bytes += private_[lane].bytes();
+    std::size_t bytes = shared_.peak();
+    for (std::size_t lane = 0; lane < threads_; ++lane) bytes += private_[lane].peak();
     return bytes;
   }
 

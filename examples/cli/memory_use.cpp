@@ -1,0 +1,95 @@
+#include "cli/memory_use.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/dtype.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
+#include <ds4/kernels/simd/kernels.hpp>
+#include <ds4/memory_plan.hpp>
+
+#include "cli/cost.hpp"
+
+namespace ds4::cli {
+namespace {
+
+/// The format that a checkpoint comes closest to.
+StorageFormat storage_format(const AnyModel& model) {
+  const auto tensors = model.checkpoint().tensors();
+  const bool packed = std::ranges::any_of(tensors, [](const StoredTensor& tensor) {
+    return tensor.dtype == DType::i8 || tensor.dtype == DType::f8_e4m3;
+  });
+  if (packed) return StorageFormat::release;
+  const bool reduced = weight_cost(model.checkpoint(), model.config()).reduced_matrices;
+  return reduced ? StorageFormat::bf16 : StorageFormat::f32;
+}
+
+bool is_planned(const ModelChoice& choice) { return choice.backend == "simd"; }
+
+}  // namespace
+
+std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
+                            std::size_t sequences, std::size_t context, std::size_t logits) {
+  if (!is_planned(choice)) return 0;
+  const bool bf16 = simd::chosen_kernels().layout_for(DType::bf16, false) == simd::Layout::bf16;
+  return scratch_memory(model.config(), {.tokens = tokens,
+                                         .sequences = sequences,
+                                         .context = context,
+                                         .logits = logits,
+                                         .threads = choice.threads,
+                                         .storage = storage_format(model),
+                                         .exact = choice.exact || !bf16});
+}
+
+std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position) {
+  if (!is_planned(choice)) return 0;
+  const bool f32 = choice.exact || storage_format(model) == StorageFormat::f32;
+  return state_memory(model.config(), position, f32 ? 4 : 2, kDefaultRollbackLimit);
+}
+
+MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, const AnyState& state,
+                          std::size_t prompt, std::size_t position) {
+  const std::size_t chunk = std::min(prompt, prefill_chunk(model.config()));
+  return {.scratch = model.scratch_bytes(),
+          .state = model.state_bytes(state),
+          .planned_scratch = std::max(planned_scratch(model, choice, chunk, 1, prompt, 1),
+                                      planned_scratch(model, choice, 1, 1, position, 1)),
+          .planned_state = planned_state(model, choice, position),
+          .beside_page_cache = anonymous_bytes()};
+}
+
+std::size_t anonymous_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    std::size_t kilobytes = 0;
+    if (std::sscanf(line.c_str(), "RssAnon: %zu kB", &kilobytes) == 1) return kilobytes * 1024;
+  }
+  return 0;
+}
+
+std::string to_string(const MemoryUse& use) {
+  const auto megabytes = [](std::size_t bytes) {
+    char text[40];
+    std::snprintf(text, sizeof(text), "%.1f", static_cast<double>(bytes) / 1e6);
+    return std::string(text);
+  };
+  const auto beside_plan = [&](std::size_t bytes, std::size_t planned) {
+    return megabytes(bytes) + " MB" +
+           (planned > 0 ? " (planned " + megabytes(planned) + ")" : std::string());
+  };
+  std::string text = "state " + beside_plan(use.state, use.planned_state);
+  if (use.planned_scratch > 0) {
+    text = "scratch " + beside_plan(use.scratch, use.planned_scratch) + ", " + text;
+  }
+  if (use.beside_page_cache > 0) {
+    text += ", " + megabytes(use.beside_page_cache) + " MB resident beside the page cache";
+  }
+  return text;
+}
+
+}  // namespace ds4::cli

@@ -1,0 +1,63 @@
+// What keeps a program alive whose mapped files are shortened, or cannot be read, while in use.
+#pragma once
+
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <ds4/checkpoint/mapped_file.hpp>
+
+namespace ds4 {
+
+/// While it lives, bytes of a MappedFile that cannot be read are zeros from then on, instead of the
+/// process being killed by SIGBUS; MappedFile::check() tells, and the pass that read them ends in a
+/// ds4::Error. Other faults go to the handler that was there before. It is for a program's main(),
+/// once: signal handlers belong to the process, so the library installs none by itself.
+class FaultGuard {
+ public:
+  FaultGuard() {
+    struct sigaction action{};
+    action.sa_sigaction = &handle;
+    action.sa_flags = SA_SIGINFO;
+    sigemptyset(&action.sa_mask);
+    ::sigaction(SIGBUS, &action, &before_);
+  }
+  FaultGuard(const FaultGuard&) = delete;
+  FaultGuard& operator=(const FaultGuard&) = delete;
+  ~FaultGuard() { ::sigaction(SIGBUS, &before_, nullptr); }
+
+ private:
+  /// Everything here may be called in a signal handler.
+  static void handle(int signal, siginfo_t* info, void* context) {
+    const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+    for (detail::MappedRange& range : detail::mapped_ranges) {
+      const std::uintptr_t end = range.end.load();
+      if (address < range.begin.load() || address >= end) continue;
+      const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+      const std::uintptr_t begin = address / page * page;
+      void* const place = reinterpret_cast<void*>(begin);
+      // Of a file that was shortened, nothing behind this page is there either.
+      if (::mmap(place, end - begin, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+          place) {
+        range.broken = true;
+        return;
+      }
+    }
+    if ((before_.sa_flags & SA_SIGINFO) != 0 && before_.sa_sigaction != nullptr) {
+      return before_.sa_sigaction(signal, info, context);
+    }
+    // The fault comes again on return, and then ends the process.
+    if (before_.sa_handler == SIG_DFL || before_.sa_handler == SIG_IGN) {
+      std::signal(signal, SIG_DFL);
+      return;
+    }
+    before_.sa_handler(signal);
+  }
+
+  static inline struct sigaction before_{};
+};
+
+}  // namespace ds4
