@@ -182,3 +182,27 @@ TEST_CASE("dtype: floats to FP8 and FP4, nearest with ties to even") {
   CHECK(ds4::fp4_from_float(100.0f) == 7);
   CHECK(ds4::fp4_from_float(-100.0f) == 15);
 }
+
+TEST_CASE("dtype: the BF16 nearest to a number, ties to even") {
+  std::size_t wrong = 0;
+  for (unsigned code = 0; code < 65536; ++code) {
+    const auto bits = static_cast<std::uint16_t>(code);
+    const float value = ds4::bf16_to_float(bits);
+    if (std::isnan(value)) {
+      if (!std::isnan(ds4::bf16_to_float(ds4::bf16_from_float(value)))) ++wrong;
+      continue;
+    }
+    if (ds4::bf16_from_float(value) != bits) ++wrong;
+    if (std::isinf(value)) continue;
+    // The next one, away from zero, may be the infinity: numbers from the middle on become it.
+    const auto middle = std::bit_cast<float>(std::uint32_t{code} << 16 | 0x8000u);
+    const auto below = std::bit_cast<float>(std::uint32_t{code} << 16 | 0x7fffu);
+    const auto above = std::bit_cast<float>(std::uint32_t{code} << 16 | 0x8001u);
+    if (ds4::bf16_from_float(middle) != (code % 2 == 0 ? code : code + 1)) ++wrong;
+    if (ds4::bf16_from_float(below) != code) ++wrong;
+    if (ds4::bf16_from_float(above) != code + 1) ++wrong;
+  }
+  CHECK(wrong == 0);
+  // A NaN of which the upper half alone would be an infinity.
+  CHECK(std::isnan(ds4::bf16_to_float(ds4::bf16_from_float(std::bit_cast<float>(0x7f800001u)))));
+}

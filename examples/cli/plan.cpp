@@ -12,7 +12,6 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/checkpoint/storage.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/error.hpp>
 #include <ds4/plan.hpp>
@@ -20,6 +19,7 @@
 #include "cli/io.hpp"
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
+#include "cli/storage_formats.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -27,9 +27,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::map<std::string, StorageFormat> kStorages{{"f32", StorageFormat::f32},
-                                                     {"bf16", StorageFormat::bf16},
-                                                     {"release", StorageFormat::release}};
 const std::map<std::string, StateFormat> kStates{
     {"f32", StateFormat::f32}, {"bf16", StateFormat::bf16}, {"fp8", StateFormat::fp8}};
 
@@ -55,7 +52,7 @@ Json components(const std::array<std::size_t, kComponents>& flops) {
 void print_plan(const PlanVerbOptions& options) {
   const ConfigValues config = named_config(options.config);
   PlanOptions wanted = options.plan;
-  wanted.storage = kStorages.at(options.storage);
+  wanted.storage = kStorageFormats.at(options.storage);
   wanted.state = kStates.at(options.state);
   if (wanted.context > config.max_position_embeddings) {
     throw Error("--context", "found " + std::to_string(wanted.context) +

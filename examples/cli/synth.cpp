@@ -1,20 +1,19 @@
 // ds4 synth: writes a random checkpoint of any configuration.
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/synth.hpp>
 #include <ds4/config_values.hpp>
 
-#include "cli/io.hpp"
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
+#include "cli/progress.hpp"
+#include "cli/storage_formats.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -29,21 +28,11 @@ struct SynthOptions {
 };
 
 void synth(const SynthOptions& options) {
-  const std::map<std::string, StorageFormat> kFormats{{"f32", StorageFormat::f32},
-                                                      {"bf16", StorageFormat::bf16},
-                                                      {"release", StorageFormat::release}};
   ConfigValues config = named_config(options.config);
   if (options.layers > 0) config = truncated(std::move(config), options.layers);
-  int shown = -1;
-  synthesise(config, kFormats.at(options.format), options.seed, options.out,
-             [&](std::size_t written, std::size_t total) {
-               const int percent = static_cast<int>(100.0 * static_cast<double>(written) /
-                                                    static_cast<double>(total));
-               if (!error_is_terminal() || percent == shown) return;
-               shown = percent;
-               print_error("\r" + std::to_string(percent) + " % of " +
-                           std::to_string(total / 1000000) + " MB" + (percent == 100 ? "\n" : ""));
-             });
+  ProgressBar bar;
+  synthesise(config, kStorageFormats.at(options.format), options.seed, options.out,
+             [&](std::size_t written, std::size_t total) { bar.show(written, total); });
 }
 
 }  // namespace

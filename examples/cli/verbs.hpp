@@ -16,5 +16,6 @@ void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_convert(CLI::App& app);
 
 }  // namespace ds4::cli

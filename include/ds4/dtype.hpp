@@ -56,6 +56,15 @@ constexpr float bf16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
+/// The BF16 nearest to x, ties to even; NaN for NaN.
+constexpr std::uint16_t bf16_from_float(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  // A NaN keeps what fits of its payload, and is quiet.
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<std::uint16_t>(is_nan ? bits >> 16 | 0x40u : rounded);
+}
+
 /// F16 (IEEE binary16), denormals, infinities and NaN included.
 constexpr float f16_to_float(std::uint16_t bits) {
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
@@ -74,32 +83,35 @@ constexpr float f16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
+// The conversions of FP8 and FP4 have neither branches nor floating-point operations that only some
+// values need, so that compilers make vectors of loops over them.
+
 /// F8_E4M3 in its "fn" form: no infinities, 0x7f and 0xff are NaN, largest value 448.
 constexpr float f8_e4m3_to_float(std::uint8_t bits) {
-  const std::uint32_t exponent = (bits >> 3) & 15u;
-  const std::uint32_t mantissa = bits & 7u;
-  const float sign = (bits & 0x80u) != 0 ? -1.0f : 1.0f;
-  if ((bits & 0x7fu) == 0x7fu) return std::numeric_limits<float>::quiet_NaN();
-  if (exponent == 0) return sign * static_cast<float>(mantissa) * 0x1p-9f;
-  return sign * std::bit_cast<float>(((exponent + 120) << 23) | (mantissa << 20));
+  const std::uint32_t magnitude = bits & 0x7fu;
+  // A denormal, mantissa * 2^-9, is a number from 2^-6 on without its leading one.
+  const std::uint32_t denormal = magnitude < 8 ? 1u : 0u;
+  const float finite = std::bit_cast<float>((magnitude << 20) + ((120 + denormal) << 23)) -
+                       std::bit_cast<float>(denormal * std::bit_cast<std::uint32_t>(0x1p-6f));
+  const std::uint32_t nan = ((magnitude + 1) >> 7) * 0x7fc00000u;
+  return std::bit_cast<float>((bits & 0x80u) << 24 | nan | std::bit_cast<std::uint32_t>(finite));
 }
 
 /// The F8_E4M3 nearest to x, ties to even; beyond 448 the largest one, NaN for NaN.
 constexpr std::uint8_t f8_e4m3_from_float(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t sign = bits >> 24 & 0x80u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return static_cast<std::uint8_t>(sign | 0x7fu);
-  std::uint32_t code = 0;
-  if (magnitude < (121u << 23)) {  // below 2^-6: multiples of 2^-9
-    const float scaled = std::bit_cast<float>(magnitude) * 0x1p9f;
-    code = static_cast<std::uint32_t>(scaled);
-    const float rest = scaled - static_cast<float>(code);
-    if (rest > 0.5f || (rest == 0.5f && code % 2 == 1)) ++code;
-  } else {
-    code = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3);
-  }
-  return static_cast<std::uint8_t>(sign | (code < 0x7eu ? code : 0x7eu));
+  constexpr std::uint32_t kLargest = std::bit_cast<std::uint32_t>(448.0f);
+  const std::uint32_t finite = magnitude < kLargest ? magnitude : kLargest;
+  // Codes from 2^e to 2^(e+1) are 2^(e-3) apart, as floats from 2^(e+20) on are: adding that
+  // rounds. Below 2^-6 the distance stays.
+  const std::uint32_t exponent = finite >> 23 < 121u ? 121u : finite >> 23;
+  const std::uint32_t power = (exponent + 20) << 23;
+  const std::uint32_t steps =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(finite) + std::bit_cast<float>(power)) -
+      power;
+  const std::uint32_t nan = magnitude > 0x7f800000u ? 0x7fu : 0u;
+  return static_cast<std::uint8_t>((bits >> 24 & 0x80u) | nan | (steps + ((exponent - 121) << 3)));
 }
 
 /// F8_E8M0, a block scale: 2^(bits - 127), 255 is NaN; code 0 is a float32 denormal.
@@ -111,21 +123,25 @@ constexpr float f8_e8m0_to_float(std::uint8_t bits) {
 
 /// FP4 (E2M1): the low four bits of `nibble`, sign in bit 3.
 constexpr float fp4_to_float(unsigned nibble) {
-  constexpr std::array<float, 8> kMagnitude{0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-  const float magnitude = kMagnitude[nibble & 7u];
-  return (nibble & 8u) != 0 ? -magnitude : magnitude;
+  const std::uint32_t code = nibble & 7u;
+  const std::uint32_t denormal = code * std::bit_cast<std::uint32_t>(0.5f);  // 0 or 1/2
+  const std::uint32_t normal = (code << 22) + (126u << 23);
+  return std::bit_cast<float>((nibble & 8u) << 28 | (code < 2 ? denormal : normal));
 }
 
-/// The FP4 code nearest to x, ties to even; beyond 6 the largest one.
+/// The FP4 code nearest to x, ties to even; beyond 6 the largest one. FP4 has no NaN.
 constexpr std::uint8_t fp4_from_float(float x) {
-  constexpr std::array<float, 7> kMiddles{0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
-  const float magnitude = x < 0.0f ? -x : x;
-  std::uint8_t code = 0;
-  while (code < 7 &&
-         (magnitude > kMiddles[code] || (magnitude == kMiddles[code] && code % 2 == 1))) {
-    ++code;
-  }
-  return static_cast<std::uint8_t>((std::bit_cast<std::uint32_t>(x) >> 28 & 8u) | code);
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  constexpr std::uint32_t kLargest = std::bit_cast<std::uint32_t>(6.0f);
+  const std::uint32_t finite = magnitude < kLargest ? magnitude : kLargest;
+  // As in f8_e4m3_from_float(): 2^(e-1) apart, and below 1 as from 1 to 2.
+  const std::uint32_t exponent = finite >> 23 < 127u ? 127u : finite >> 23;
+  const std::uint32_t power = (exponent + 22) << 23;
+  const std::uint32_t steps =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(finite) + std::bit_cast<float>(power)) -
+      power;
+  return static_cast<std::uint8_t>((bits >> 28 & 8u) | (steps + ((exponent - 127) << 1)));
 }
 
 }  // namespace ds4

@@ -37,18 +37,30 @@ struct StoredMatrix {
         break;
       case DType::f8_e4m3: {
         const std::size_t scale_row = (row / kFp8Block) * blocks(kFp8Block);
-        for (std::size_t c = 0; c < cols; ++c) {
-          out[c] =
-              T(f8_e4m3_to_float(at<std::uint8_t>(row, c))) * T(scale(scale_row + c / kFp8Block));
+        for (std::size_t begin = 0; begin < cols; begin += kFp8Block) {
+          const T scale = T(scale_at(scale_row + begin / kFp8Block));
+          const std::size_t end = std::min(cols, begin + kFp8Block);
+          const std::byte* codes = values + row * cols;
+          for (std::size_t c = begin; c < end; ++c) {
+            out[c] = T(f8_e4m3_to_float(std::to_integer<std::uint8_t>(codes[c]))) * scale;
+          }
         }
         break;
       }
       case DType::i8: {
         const std::size_t scale_row = row * blocks(kFp4Block);
         const std::byte* packed = values + row * ((cols + 1) / 2);
-        for (std::size_t c = 0; c < cols; ++c) {
-          const unsigned nibble = std::to_integer<unsigned>(packed[c / 2]) >> (4 * (c % 2));
-          out[c] = T(fp4_to_float(nibble)) * T(scale(scale_row + c / kFp4Block));
+        for (std::size_t begin = 0; begin < cols; begin += kFp4Block) {
+          const T scale = T(scale_at(scale_row + begin / kFp4Block));
+          const std::size_t end = std::min(cols, begin + kFp4Block);
+          for (std::size_t i = begin / 2; i < end / 2; ++i) {
+            const unsigned pair = std::to_integer<unsigned>(packed[i]);
+            out[2 * i] = T(fp4_to_float(pair)) * scale;
+            out[2 * i + 1] = T(fp4_to_float(pair >> 4)) * scale;
+          }
+          if (end % 2 != 0) {
+            out[end - 1] = T(fp4_to_float(std::to_integer<unsigned>(packed[end / 2]))) * scale;
+          }
         }
         break;
       }
@@ -67,7 +79,7 @@ struct StoredMatrix {
     return value;
   }
 
-  float scale(std::size_t index) const {
+  float scale_at(std::size_t index) const {
     if (scale_dtype == DType::f8_e8m0) {
       return f8_e8m0_to_float(std::to_integer<std::uint8_t>(scales[index]));
     }

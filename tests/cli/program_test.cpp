@@ -486,6 +486,13 @@ TEST_CASE("program: bad usage") {
       {{"tokenize"}, "--tokenizer is required"},
       {{"detokenize"}, "--tokenizer is required"},
       {{"inspect"}, "DIR is required"},
+      {{"convert", "--format", "bf16", "--out", "o"}, "DIR is required"},
+      {{"convert", "d", "--out", "o"}, "--format is required"},
+      {{"convert", "d", "--format", "bf16"}, "--out is required"},
+      {{"convert", "d", "--format", "q4", "--out", "o"}, "--format"},
+      {{"convert", "d", "--format", "bf16", "--out", ""}, "--out: expected a path"},
+      {{"convert", "d", "--format", "bf16", "--out", "o", "--shard-size", "0"},
+       "--shard-size: expected a number of GB from 1e-6 to 1e6, found \"0\""},
   };
   for (const Case& usage : cases) {
     CAPTURE(usage.text);
@@ -539,6 +546,126 @@ TEST_CASE("program: synth writes a checkpoint that runs, the same for the same s
   check_fails(
       ds4_program({"synth", kTinyFlash + "/config.json", "--out", dir / "f", "--format", "f8"}), 2,
       "--format");
+}
+
+TEST_CASE("program: convert stores a checkpoint in another format, and tells the errors") {
+  const TempDir dir;
+  const Result text =
+      ds4_program({"convert", kTinyFlash, "--format", "release", "--out", dir / "release"});
+  CHECK(text.code == 0);
+  CHECK(text.err.empty());
+  CHECK(text.out.starts_with("359 tensors, "));
+  CHECK(contains(text.out, " bytes, in 1 file\n"));
+  for (const char* part :
+       {"largest error   RMS / RMS\n", "\nrouted experts             168  F32 ", "  FP4 ",
+        "  F8_E4M3 ", "\nembedding and head           2  F32   BF16 "}) {
+    CAPTURE(part);
+    CHECK(contains(text.out, part));
+  }
+  const Result again =
+      ds4_program({"convert", dir / "release", "--format", "release", "--out", dir / "again"});
+  CHECK(contains(again.out, "; all of them were stored so already\n"));
+  CHECK(read(dir / "again/model.safetensors") == read(dir / "release/model.safetensors"));
+  CHECK(read(dir / "again/config.json") == read(dir / "release/config.json"));
+
+  // Shards, JSON, and values that BF16 holds exactly.
+  const Result json = ds4_program({"convert", dir / "release", "--format", "bf16", "--out",
+                                   dir / "bf16", "--shard-size", "0.0002", "--json"});
+  CHECK(json.code == 0);
+  const Json result = Json::parse(json.out);
+  CHECK(result["format"] == "bf16");
+  CHECK(result["tensors"] == 359);
+  CHECK(result["files"].get<int>() > 3);
+  CHECK(result["left_out"] == 0);
+  REQUIRE(result["changes"].size() > 3);
+  for (const Json& change : result["changes"]) {
+    CHECK(change["largest_error"] == 0.0);
+    CHECK(change["relative_rms_error"] == 0.0);
+    CHECK(change["tensors"].get<int>() > 0);
+    CHECK(change["values"].get<int>() > 0);
+    CHECK(change["to"] == (change["kind"] == "norms" ? "F32" : "BF16"));
+  }
+  CHECK(fs::exists(dir / "bf16/model.safetensors.index.json"));
+
+  // The same values on both backends: the logits differ by the order of sums at most.
+  const ds4::test::Golden golden(kTinyFlash + "/golden.safetensors");
+  const std::string tokens = dir.write("tokens.json", golden_sequences(golden).dump());
+  const auto logits = [&](const std::string& model, const std::string& backend) {
+    std::vector<std::string> arguments{"logits",   "--model", dir / model,
+                                       "--tokens", tokens,    "--backend",
+                                       backend,    "--out",   dir / (model + backend)};
+    if (backend == "simd") arguments.emplace_back("--exact");
+    CHECK(ds4_program(arguments).code == 0);
+    return ds4::test::Golden(dir / (model + backend));
+  };
+  for (const std::string backend : {"reference", "simd"}) {
+    const auto release = logits("release", backend);
+    const auto bf16 = logits("bf16", backend);
+    for (const std::string name : {"logits.0", "logits.1", "logits.2"}) {
+      ds4::test::check_close(name, bf16.values(name), release.values(name), kTolerance);
+    }
+  }
+}
+
+TEST_CASE("program: convert keeps every parameter of the release's fixture") {
+  const TempDir dir;
+  CHECK(ds4_program({"convert", DS4_TEST_DATA "/quant", "--format", "bf16", "--out", dir / "bf16"})
+            .code == 0);
+  const Result inspect = ds4_program({"inspect", dir / "bf16"});
+  CHECK(contains(inspect.out, "parameters: 4557817 "));
+  CHECK(contains(inspect.out, "prediction: 1072197 "));
+  CHECK(!contains(inspect.out, "F8_E"));
+}
+
+TEST_CASE("program: convert says what it leaves out, and what keeps it from converting") {
+  const TempDir dir;
+  fs::create_directories(dir / "dspark");
+  fs::copy_file(kAusten + "/model.safetensors", dir / "dspark/model.safetensors");
+  Json config = Json::parse(read(kAusten + "/config.json"));
+  config["dspark_block_size"] = 4;
+  dir.write("dspark/config.json", config.dump());
+  const Result dspark =
+      ds4_program({"convert", dir / "dspark", "--format", "f32", "--out", dir / "out"});
+  CHECK(dspark.code == 0);
+  CHECK(dspark.err == "mtp.*: 53 tensors left out, a dspark drafter, which ds4 does not run\n");
+
+  config.erase("dspark_block_size");
+  config["num_nextn_predict_layers"] = 0;
+  config["compress_ratios"].erase(7);
+  dir.write("dspark/config.json", config.dump());
+  const Result unlisted =
+      ds4_program({"convert", dir / "dspark", "--format", "f32", "--out", dir / "unlisted"});
+  CHECK(unlisted.err == "mtp.*: 53 tensors left out, as config.json lists no such layer\n");
+
+  const auto fails = [&](const std::string& from, const std::string& out, const char* part) {
+    check_fails(ds4_program({"convert", from, "--format", "bf16", "--out", out}), 1, part);
+  };
+  fails(kTinyFlash, kTinyFlash, "expected another folder than the checkpoint's own");
+  fails(kTinyFlash, dir / "out", "expected a folder without a checkpoint, found model.safetensors");
+  fails("/no/dir", dir / "none", "/no/dir/config.json: cannot open: ");
+  fails(kTinyFlash, "/proc/e", "/proc/e: cannot create: ");
+  CHECK(!fs::exists(dir / "none"));
+
+  config["hidden_size"] = 100;
+  dir.write("dspark/config.json", config.dump());
+  fails(dir / "dspark", dir / "none", "expected shape [");
+  CHECK(!fs::exists(dir / "none"));
+}
+
+TEST_CASE("program: convert leaves nothing behind when it is interrupted") {
+  const TempDir dir;
+  Json config = Json::parse(read(kAusten + "/config.json"));
+  config["vocab_size"] = 150'000;  // large enough for the interrupt to come before the end
+  dir.write("config.json", config.dump());
+  REQUIRE(ds4_program({"synth", dir / "config.json", "--out", dir / "model"}).code == 0);
+  const std::string out = dir / "out";
+  const Result interrupted = shell(
+      "\"$ds4\" convert '" + dir / "model" + "' --format f32 --shard-size 0.01 --out '" + out +
+      "' & until [ -n \"$(ls '" + out + "' 2>/dev/null)\" ]; do :; done; kill -INT $!; wait $!");
+  CHECK(interrupted.code == 1);
+  CHECK(interrupted.out.empty());
+  CHECK(interrupted.err == "ds4: convert: interrupted\n");
+  CHECK(!fs::exists(out));
 }
 
 TEST_CASE("program: plan states the published figures") {
@@ -649,7 +776,7 @@ TEST_CASE("program: help and version") {
   CHECK(help.code == 0);
   CHECK(help.err.empty());
   for (const std::string verb : {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect",
-                                 "bench", "synth", "plan"}) {
+                                 "bench", "synth", "plan", "convert"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);

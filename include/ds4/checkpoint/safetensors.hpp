@@ -3,10 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -21,11 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <nlohmann/json.hpp>
-#include <unistd.h>
+#include <sys/types.h>
 
 #include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/weight_names.hpp>
 #include <ds4/detail/json.hpp>
 #include <ds4/detail/messages.hpp>
@@ -433,17 +431,9 @@ class SafetensorsWriter {
                     const std::map<std::string, std::string>& metadata = {})
       : path_(std::move(path)), tensors_(std::move(tensors)) {
     const std::string header = lay_out(metadata);
-    create_temporary();
-    try {
-      write_at(0, std::as_bytes(std::span(header)));
-    } catch (...) {
-      discard();
-      throw;
-    }
+    file_.emplace(path_);
+    file_->write_at(0, std::as_bytes(std::span(header)));
   }
-  SafetensorsWriter(const SafetensorsWriter&) = delete;
-  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
-  ~SafetensorsWriter() { discard(); }
 
   /// Appends bytes to the first tensor that is not complete. Throws ds4::Error if they are more
   /// than it still takes, or cannot be written.
@@ -462,7 +452,8 @@ class SafetensorsWriter {
       throw Error(where(tensor), "expected " + std::to_string(missing) +
                                      " more bytes at most, found " + std::to_string(bytes.size()));
     }
-    write_at(offsets_[tensor] + written_[tensor], bytes);
+    if (!file_) throw Error(detail::printable_path(path_), "finished already");
+    file_->write_at(offsets_[tensor] + written_[tensor], bytes);
     written_[tensor] += bytes.size();
     skip_complete();
   }
@@ -470,19 +461,14 @@ class SafetensorsWriter {
   /// Makes the file appear under its name, replacing one that was there. Throws ds4::Error if data
   /// are missing or the file cannot be written.
   void finish() {
-    if (temporary_.empty()) throw Error(detail::printable_path(path_), "finished already");
+    if (!file_) throw Error(detail::printable_path(path_), "finished already");
     if (current_ != tensors_.size()) {
       throw Error(where(current_), "expected " +
                                        std::to_string(sizes_[current_] - written_[current_]) +
                                        " more bytes before the end, found none");
     }
-    if (::fsync(file_.get()) != 0 || ::close(file_.release()) != 0) {
-      detail::throw_errno(path_, "write", errno);
-    }
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
-      detail::throw_errno(path_, "rename the finished file to this name", errno);
-    }
-    temporary_.clear();
+    file_->finish();
+    file_.reset();
   }
 
  private:
@@ -538,35 +524,6 @@ class SafetensorsWriter {
     return length + text;
   }
 
-  void create_temporary() {
-    const std::string stem = path_.native() + "." + std::to_string(::getpid()) + ".";
-    for (unsigned i = 0;; ++i) {
-      temporary_ = stem + std::to_string(i) + ".tmp";
-      file_ = detail::FileDescriptor(
-          ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-      if (file_.get() >= 0) return;
-      if (errno != EEXIST) {
-        const int error = errno;
-        temporary_.clear();  // not ours to remove
-        detail::throw_errno(path_, "create", error);
-      }
-    }
-  }
-
-  void write_at(std::size_t offset, std::span<const std::byte> bytes) {
-    if (temporary_.empty()) throw Error(detail::printable_path(path_), "finished already");
-    while (!bytes.empty()) {
-      const ::ssize_t count =
-          ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
-      if (count < 0) {
-        if (errno == EINTR) continue;
-        detail::throw_errno(path_, "write", errno);
-      }
-      offset += static_cast<std::size_t>(count);
-      bytes = bytes.subspan(static_cast<std::size_t>(count));
-    }
-  }
-
   void skip_complete() {
     while (current_ < tensors_.size() && written_[current_] == sizes_[current_]) ++current_;
   }
@@ -575,19 +532,13 @@ class SafetensorsWriter {
     return detail::printable_path(path_) + ": " + detail::printable(tensors_[tensor].name);
   }
 
-  void discard() noexcept {
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
-    temporary_.clear();
-  }
-
   std::filesystem::path path_;
   std::vector<TensorSpec> tensors_;
   std::vector<std::size_t> sizes_;    // bytes, as declared
   std::vector<std::size_t> offsets_;  // from the start of the file
-  std::filesystem::path temporary_;   // empty once finished
-  detail::FileDescriptor file_;
   std::vector<std::size_t> written_;  // bytes of each tensor
   std::size_t current_ = 0;           // the first tensor that is not complete
+  std::optional<NewFile> file_;       // none until the header is known, and once finished
 };
 
 }  // namespace ds4

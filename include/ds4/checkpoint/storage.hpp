@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
@@ -66,13 +67,18 @@ constexpr std::size_t stored_bytes(const Storage& storage, std::size_t rows, std
          detail::blocks_of(rows, storage.scale_rows) * detail::blocks_of(cols, storage.scale_cols);
 }
 
+/// The name of the scales of a matrix, "<...>.weight".
+inline std::string scale_name(std::string_view weight) {
+  return std::string(weight.substr(0, weight.rfind('.'))) + ".scale";
+}
+
 /// A tensor's values as they are stored and, behind them, its scales if it has some.
 inline std::vector<TensorSpec> stored_tensors(const TensorInfo& tensor, StorageFormat format) {
   const Storage storage = storage_of(tensor.role, format);
   std::vector<TensorSpec> stored{{tensor.name, storage.dtype, tensor.shape}};
   if (storage.dtype == DType::i8) stored[0].shape[1] = detail::blocks_of(tensor.shape[1], 2);
   if (storage.scale_rows > 0) {
-    stored.push_back({tensor.name.substr(0, tensor.name.rfind('.')) + ".scale",
+    stored.push_back({scale_name(tensor.name),
                       DType::f8_e8m0,
                       {detail::blocks_of(tensor.shape[0], storage.scale_rows),
                        detail::blocks_of(tensor.shape[1], storage.scale_cols)}});

@@ -1,0 +1,208 @@
+// Writes a checkpoint folder: one safetensors file, or shards with their index.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <list>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <system_error>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/checkpoint/new_file.hpp>
+#include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/detail/messages.hpp>
+#include <ds4/error.hpp>
+
+namespace ds4 {
+
+/// Writes groups of tensors, one group after the other, to a folder that Checkpoint::open() reads:
+/// model.safetensors if they fit in shard_bytes, else model-00001-of-0000N.safetensors with
+/// model.safetensors.index.json. A group stays in one file, so that a shard can be larger than
+/// shard_bytes by a group that is. What makes the folder a checkpoint, the index or the only file,
+/// appears last; a writer that goes away unfinished removes what it has written.
+class CheckpointWriter {
+ public:
+  using Group = std::vector<TensorSpec>;
+
+  /// Makes the folder `out` if it is missing. Throws ds4::Error if it holds a checkpoint, or if it
+  /// or a file in it cannot be created.
+  CheckpointWriter(std::filesystem::path out, std::vector<Group> groups, std::size_t shard_bytes);
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  ~CheckpointWriter();
+
+  /// Appends bytes to tensor number `tensor` of a group: the one written last, or the next one.
+  /// Throws ds4::Error as SafetensorsWriter::write() does.
+  void write(std::size_t group, std::size_t tensor, std::span<const std::byte> bytes);
+
+  /// Completes the folder, with further files by name and content; files that have these names, or
+  /// the names of the shards, are replaced. Throws ds4::Error if data are missing or a file cannot
+  /// be written.
+  void finish(const std::map<std::string, std::string>& files);
+
+  /// Files of tensors.
+  std::size_t shards() const { return ends_.size(); }
+  /// Bytes of all tensors.
+  std::size_t total_bytes() const { return total_bytes_; }
+
+ private:
+  std::string shard_name(std::size_t shard) const;
+  std::size_t begin_of(std::size_t shard) const { return shard == 0 ? 0 : ends_[shard - 1]; }
+  void assign_shards(std::size_t shard_bytes);
+  void open_shard(std::size_t shard);
+  void finish_shard();
+  std::string index() const;
+
+  std::filesystem::path out_;
+  std::vector<Group> groups_;
+  std::vector<std::size_t> ends_;  // of each shard, the group behind its last
+  std::size_t total_bytes_ = 0;
+  bool made_folder_ = false;
+  std::size_t shard_ = 0;                       // the one being written
+  std::unique_ptr<SafetensorsWriter> writer_;   // none once finished
+  std::vector<std::size_t> first_tensors_;      // of each group of the shard, in the file
+  std::vector<std::filesystem::path> written_;  // under their final names; empty once finished
+};
+
+inline CheckpointWriter::CheckpointWriter(std::filesystem::path out, std::vector<Group> groups,
+                                          std::size_t shard_bytes)
+    : out_(std::move(out)), groups_(std::move(groups)) {
+  const std::string where = detail::printable_path(out_);
+  std::error_code error;
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    if (std::filesystem::exists(std::filesystem::symlink_status(out_ / name, error))) {
+      throw Error(where, "expected a folder without a checkpoint, found " + std::string(name));
+    }
+  }
+  assign_shards(shard_bytes);
+  made_folder_ = std::filesystem::create_directories(out_, error);
+  if (error) throw Error(where, "cannot create: " + error.message());
+  try {
+    open_shard(0);
+  } catch (...) {
+    if (made_folder_) std::filesystem::remove(out_, error);
+    throw;
+  }
+}
+
+inline CheckpointWriter::~CheckpointWriter() {
+  writer_.reset();
+  std::error_code ignored;
+  const bool unfinished = shard_ < ends_.size();
+  for (const auto& file : written_) std::filesystem::remove(file, ignored);
+  // Only if there is nothing else in it.
+  if (unfinished && made_folder_) std::filesystem::remove(out_, ignored);
+}
+
+inline std::string CheckpointWriter::shard_name(std::size_t shard) const {
+  if (ends_.size() == 1) return "model.safetensors";
+  std::array<char, 80> name{};
+  std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", shard + 1,
+                ends_.size());
+  return name.data();
+}
+
+inline void CheckpointWriter::assign_shards(std::size_t shard_bytes) {
+  std::size_t in_shard = 0;
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    std::size_t bytes = 0;
+    for (const TensorSpec& tensor : groups_[i]) {
+      const auto size = detail::byte_count(tensor.shape, tensor.dtype);
+      if (!size || *size > std::numeric_limits<std::size_t>::max() / 2 - bytes) {
+        throw Error(detail::printable_path(out_),
+                    detail::printable(tensor.name) + ": its size overflows");
+      }
+      bytes += *size;
+    }
+    if (in_shard > 0 && (in_shard > shard_bytes || bytes > shard_bytes - in_shard)) {
+      ends_.push_back(i);
+      in_shard = 0;
+    }
+    in_shard += bytes;
+    total_bytes_ += bytes;
+  }
+  ends_.push_back(groups_.size());
+}
+
+inline void CheckpointWriter::open_shard(std::size_t shard) {
+  shard_ = shard;
+  std::vector<TensorSpec> tensors;
+  first_tensors_.clear();
+  for (std::size_t i = begin_of(shard); i < ends_[shard]; ++i) {
+    first_tensors_.push_back(tensors.size());
+    tensors.insert(tensors.end(), groups_[i].begin(), groups_[i].end());
+  }
+  writer_ =
+      std::make_unique<SafetensorsWriter>(out_ / shard_name(shard), std::move(tensors),
+                                          std::map<std::string, std::string>{{"format", "pt"}});
+}
+
+inline void CheckpointWriter::finish_shard() {
+  writer_->finish();
+  written_.push_back(out_ / shard_name(shard_));
+  writer_.reset();
+}
+
+inline void CheckpointWriter::write(std::size_t group, std::size_t tensor,
+                                    std::span<const std::byte> bytes) {
+  if (!writer_ || group < begin_of(shard_) || group >= groups_.size()) {
+    throw Error(
+        detail::printable_path(out_),
+        "expected the group written last or the next one, found group " + std::to_string(group));
+  }
+  while (group >= ends_[shard_] && shard_ + 1 < ends_.size()) {
+    finish_shard();
+    open_shard(shard_ + 1);
+  }
+  writer_->write(first_tensors_[group - begin_of(shard_)] + tensor, bytes);
+}
+
+inline void CheckpointWriter::finish(const std::map<std::string, std::string>& files) {
+  if (!writer_) throw Error(detail::printable_path(out_), "finished already");
+  const bool has_index = ends_.size() > 1;
+  while (shard_ + 1 < ends_.size()) {  // says what is missing if this is not the last one
+    finish_shard();
+    open_shard(shard_ + 1);
+  }
+  if (has_index) finish_shard();
+  std::list<std::pair<std::filesystem::path, NewFile>> texts;
+  const auto stage = [&](const std::string& name, const std::string& content) {
+    auto& text = texts.emplace_back(std::piecewise_construct, std::tuple(out_ / name),
+                                    std::tuple(out_ / name));
+    text.second.write_at(0, std::as_bytes(std::span(content)));
+  };
+  for (const auto& [name, content] : files) stage(name, content);
+  if (has_index) stage("model.safetensors.index.json", index());
+  for (auto& [path, file] : texts) {
+    file.finish();
+    written_.push_back(path);
+  }
+  if (!has_index) finish_shard();
+  written_.clear();
+  shard_ = ends_.size();
+}
+
+inline std::string CheckpointWriter::index() const {
+  nlohmann::json weight_map = nlohmann::json::object();
+  for (std::size_t shard = 0; shard < ends_.size(); ++shard) {
+    for (std::size_t i = begin_of(shard); i < ends_[shard]; ++i) {
+      for (const TensorSpec& tensor : groups_[i]) weight_map[tensor.name] = shard_name(shard);
+    }
+  }
+  const nlohmann::json root = {{"metadata", {{"total_size", total_bytes_}}},
+                               {"weight_map", std::move(weight_map)}};
+  return root.dump(1) + "\n";
+}
+
+}  // namespace ds4

@@ -1,0 +1,217 @@
+// A checkpoint's tensors as they are asked for: each checked, and all of them used exactly once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/detail/messages.hpp>
+#include <ds4/dtype.hpp>
+#include <ds4/weights.hpp>
+
+namespace ds4 {
+
+/// A table of the hash router in a file: I64 or I32, row-major. A view of mapped memory.
+struct StoredTable {
+  const std::byte* values = nullptr;
+  DType dtype = DType::i64;
+
+  std::int64_t at(std::size_t index) const {
+    return dtype == DType::i64 ? load<std::int64_t>(index) : load<std::int32_t>(index);
+  }
+
+ private:
+  template <class V>
+  V load(std::size_t index) const {
+    V value;
+    std::memcpy(&value, values + index * sizeof(V), sizeof(V));
+    return value;
+  }
+};
+
+/// Gives out the tensors of a checkpoint, which has to outlive it and what it gives, under the
+/// release's names. Problems are collected: a tensor with one is not given, and finish() throws.
+class TensorReader {
+ public:
+  explicit TensorReader(const Checkpoint& checkpoint)
+      : checkpoint_(checkpoint), used_(checkpoint.tensors().size(), false) {}
+
+  /// A matrix [rows, cols] in any storage: F32, BF16, F16, or F8_E4M3 or packed FP4 with its
+  /// ".scale".
+  std::optional<StoredMatrix> matrix(const std::string& name, std::size_t rows, std::size_t cols);
+
+  /// A small tensor in F32, BF16 or F16 as one row, whatever its shape.
+  std::optional<StoredMatrix> vector(const std::string& name,
+                                     const std::vector<std::size_t>& shape);
+
+  /// A table [rows, cols] of the hash router, I64 or I32, whose entries name one of `experts`.
+  std::optional<StoredTable> table(const std::string& name, std::size_t rows, std::size_t cols,
+                                   std::size_t experts);
+
+  /// Counts the tensors whose names start with `prefix` as used, though nothing reads them; returns
+  /// how many they are.
+  std::size_t set_aside(std::string_view prefix);
+
+  /// Throws ds4::Error with up to 20 problems: tensors that are missing, misshapen or of another
+  /// dtype, and tensors that nobody has asked for.
+  void finish();
+
+ private:
+  /// The tensor of this name, now used, or nullptr.
+  const StoredTensor* find(const std::string& name) {
+    const StoredTensor* tensor = checkpoint_.find(name);
+    if (tensor != nullptr) {
+      used_[static_cast<std::size_t>(tensor - checkpoint_.tensors().data())] = true;
+    }
+    return tensor;
+  }
+
+  /// The same; a missing one is a problem.
+  const StoredTensor* take(const std::string& name) {
+    const StoredTensor* tensor = find(name);
+    if (tensor == nullptr) problems_.add(name + ": missing");
+    return tensor;
+  }
+
+  bool take_scales(const std::string& name, StoredMatrix& matrix,
+                   const std::vector<std::size_t>& shape);
+
+  bool expect_shape(const StoredTensor& tensor, const std::vector<std::size_t>& shape) {
+    if (tensor.shape == shape) return true;
+    problems_.add(detail::printable(tensor.stored_name) + ": found " + describe(tensor) +
+                  ", expected shape " + detail::shape_text(shape));
+    return false;
+  }
+
+  void expect_dtype(const StoredTensor& tensor, std::string_view expected) {
+    problems_.add(detail::printable(tensor.stored_name) + ": found " + describe(tensor) +
+                  ", expected dtype " + std::string(expected));
+  }
+
+  static std::string describe(const StoredTensor& tensor) {
+    return std::string(dtype_name(tensor.dtype)) + " " + detail::shape_text(tensor.shape);
+  }
+
+  const Checkpoint& checkpoint_;
+  std::vector<bool> used_;
+  detail::Problems problems_;
+};
+
+inline std::optional<StoredMatrix> TensorReader::matrix(const std::string& name, std::size_t rows,
+                                                        std::size_t cols) {
+  const StoredTensor* tensor = take(name);
+  if (tensor == nullptr || tensor->dtype == DType::f8_e4m3 || tensor->dtype == DType::i8) {
+    find(scale_name(name));  // a problem with the weight is not one with its scale
+  }
+  if (tensor == nullptr) return {};
+  StoredMatrix stored;
+  stored.values = tensor->data.data();
+  stored.rows = rows;
+  stored.cols = cols;
+  stored.dtype = tensor->dtype;
+  switch (tensor->dtype) {
+    case DType::f32:
+    case DType::bf16:
+    case DType::f16:
+      if (!expect_shape(*tensor, {rows, cols})) return {};
+      break;
+    case DType::f8_e4m3:
+      if (!expect_shape(*tensor, {rows, cols}) ||
+          !take_scales(scale_name(name), stored,
+                       {detail::blocks_of(rows, StoredMatrix::kFp8Block),
+                        detail::blocks_of(cols, StoredMatrix::kFp8Block)})) {
+        return {};
+      }
+      break;
+    case DType::i8:
+      if (!expect_shape(*tensor, {rows, detail::blocks_of(cols, 2)}) ||
+          !take_scales(scale_name(name), stored,
+                       {rows, detail::blocks_of(cols, StoredMatrix::kFp4Block)})) {
+        return {};
+      }
+      break;
+    default:
+      expect_dtype(*tensor, "F32, BF16, F16, F8_E4M3 or I8 (packed FP4)");
+      return {};
+  }
+  return stored;
+}
+
+inline bool TensorReader::take_scales(const std::string& name, StoredMatrix& matrix,
+                                      const std::vector<std::size_t>& shape) {
+  const StoredTensor* tensor = take(name);
+  if (tensor == nullptr || !expect_shape(*tensor, shape)) return false;
+  if (tensor->dtype != DType::f8_e8m0 && tensor->dtype != DType::f32) {
+    expect_dtype(*tensor, "F8_E8M0 or F32");
+    return false;
+  }
+  matrix.scales = tensor->data.data();
+  matrix.scale_dtype = tensor->dtype;
+  return true;
+}
+
+inline std::optional<StoredMatrix> TensorReader::vector(const std::string& name,
+                                                        const std::vector<std::size_t>& shape) {
+  const StoredTensor* tensor = take(name);
+  if (tensor == nullptr || !expect_shape(*tensor, shape)) return {};
+  if (tensor->dtype != DType::f32 && tensor->dtype != DType::bf16 && tensor->dtype != DType::f16) {
+    expect_dtype(*tensor, "F32, BF16 or F16");
+    return {};
+  }
+  StoredMatrix row;
+  row.values = tensor->data.data();
+  row.rows = 1;
+  row.cols = tensor->data.size() / dtype_size(tensor->dtype);
+  row.dtype = tensor->dtype;
+  return row;
+}
+
+inline std::optional<StoredTable> TensorReader::table(const std::string& name, std::size_t rows,
+                                                      std::size_t cols, std::size_t experts) {
+  const StoredTensor* tensor = take(name);
+  if (tensor == nullptr || !expect_shape(*tensor, {rows, cols})) return {};
+  if (tensor->dtype != DType::i64 && tensor->dtype != DType::i32) {
+    expect_dtype(*tensor, "I64 or I32");
+    return {};
+  }
+  const StoredTable table{tensor->data.data(), tensor->dtype};
+  for (std::size_t i = 0; i < rows * cols; ++i) {
+    const std::int64_t expert = table.at(i);
+    if (expert < 0 || static_cast<std::size_t>(expert) >= experts) {
+      problems_.add(detail::printable(tensor->stored_name) + ": row " + std::to_string(i / cols) +
+                    " names expert " + std::to_string(expert) + ", expected 0 to " +
+                    std::to_string(experts - 1));
+      return {};
+    }
+  }
+  return table;
+}
+
+inline std::size_t TensorReader::set_aside(std::string_view prefix) {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < used_.size(); ++i) {
+    if (!checkpoint_.tensors()[i].name.starts_with(prefix)) continue;
+    used_[i] = true;
+    ++count;
+  }
+  return count;
+}
+
+inline void TensorReader::finish() {
+  for (std::size_t i = 0; i < used_.size(); ++i) {
+    if (!used_[i]) {
+      const StoredTensor& tensor = checkpoint_.tensors()[i];
+      problems_.add(detail::printable(tensor.stored_name) + ": found " + describe(tensor) +
+                    ", expected no such tensor");
+    }
+  }
+  problems_.throw_if_any(detail::printable_path(checkpoint_.path()));
+}
+
+}  // namespace ds4
