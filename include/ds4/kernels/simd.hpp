@@ -154,6 +154,7 @@ class Simd {
     if (!budget_) budget_ = bytes <= simd::available_memory() / 2 ? kAll : 0;
     if (*budget_ > bytes + bytes / 8) budget_ = kAll;  // panels are padded
     mapped_->tells_residency = tells_residency;
+    pool_->expect(std::min(*budget_, bytes));
   }
 
   /// A weight of the model from a checkpoint's.
@@ -166,11 +167,12 @@ class Simd {
     matrix.panel_rows =
         std::min(simd::kPanelRows, (Rows + team_->threads() - 1) / team_->threads());
     const std::size_t bytes = kernels_->panel_bytes(stored);
-    if (bytes > budget_.value_or(0)) {
+    const std::size_t growth = pool_->growth(bytes);
+    if (bytes > budget_.value_or(0) || growth > *budget_) {
       mapped_->any = true;
       return matrix;
     }
-    if (*budget_ != std::numeric_limits<std::size_t>::max()) *budget_ -= bytes;
+    if (*budget_ != std::numeric_limits<std::size_t>::max()) *budget_ -= growth;
     std::byte* panels = pool_->allocate(bytes);
     kernels_->store_in_panels(panels, stored, matrix.panel_rows, 0, Rows);
     matrix.panels = panels;
@@ -760,6 +762,12 @@ class Simd {
       }
     }
     wait_for_all();
+    for (std::size_t i = 0; is_leader() && i < picked.size(); ++i) {
+      if (!copies[i].is_new) continue;
+      for (const simd::ProductMatrix* w : {&picked[i].w1, &picked[i].w2, &picked[i].w3}) {
+        simd::release_mapped(w->stored.values, w->stored.rows * kernels_->row_bytes(w->stored));
+      }
+    }
   }
 
   simd::Tokens lay_out(Scratch& memory, DType dtype, const float* x, std::size_t S, std::size_t K) {

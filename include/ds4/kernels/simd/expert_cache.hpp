@@ -11,12 +11,15 @@
 namespace ds4::simd {
 
 /// Which experts have a copy in memory. Uses are counted, older ones less; an expert that is used
-/// more than one with a copy takes its place. All experts are of one size.
+/// twice as much as one with a copy takes its place. All experts are of one size.
 class ExpertCache {
  public:
   /// Room for copies of `expert_bytes` each in `bytes` together.
   ExpertCache(std::size_t bytes, std::size_t expert_bytes)
-      : expert_bytes_(expert_bytes), places_(bytes / std::max<std::size_t>(expert_bytes, 1)) {}
+      : expert_bytes_(expert_bytes >= kHugePage
+                          ? (expert_bytes + kHugePage - 1) / kHugePage * kHugePage
+                          : expert_bytes),
+        places_(bytes / std::max<std::size_t>(expert_bytes_, 1)) {}
 
   /// Where an expert's copy is.
   struct Place {
@@ -46,7 +49,8 @@ class ExpertCache {
       if (copy.of->pass == pass_) continue;
       if (least == nullptr || copy.of->uses < least->of->uses) least = &copy;
     }
-    if (least == nullptr || least->of->uses >= expert.uses) return {};
+    // Twice as much: a copy costs more than it saves in a few uses.
+    if (least == nullptr || 2 * least->of->uses >= expert.uses) return {};
     least->of->copy = nullptr;
     least->of = &expert;
     expert.copy = least->memory.get();

@@ -12,11 +12,21 @@ namespace ds4::simd {
 /// Hands out zeroed memory from large blocks.
 class WeightPool {
  public:
+  /// Before memory is handed out: about how much will be, so that little is left over.
+  void expect(std::size_t bytes) { piece_ = std::clamp(bytes / 8 / 64 * 64, kLeast, kPiece); }
+
+  /// By how much allocate(bytes) makes the pool larger.
+  std::size_t growth(std::size_t bytes) const {
+    if (bytes <= left_) return 0;
+    const std::size_t size = std::max((bytes + 63) / 64 * 64, piece_);
+    return size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage;
+  }
+
   /// `bytes` of zeros, aligned to 64, for as long as the pool lives.
   std::byte* allocate(std::size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     if (bytes > left_) {
-      const std::size_t size = std::max(bytes, kPiece);
+      const std::size_t size = growth(bytes);
       pieces_.push_back(allocate_block(size));
       std::fill_n(pieces_.back().get(), size, std::byte{0});
       next_ = pieces_.back().get();
@@ -29,7 +39,10 @@ class WeightPool {
   }
 
  private:
+  static constexpr std::size_t kLeast = std::size_t{1} << 14;
   static constexpr std::size_t kPiece = std::size_t{1} << 25;
+
+  std::size_t piece_ = kPiece;
 
   std::vector<MemoryBlock> pieces_;
   std::byte* next_ = nullptr;
