@@ -23,11 +23,11 @@ class FaultGuard {
     action.sa_sigaction = &handle;
     action.sa_flags = SA_SIGINFO;
     sigemptyset(&action.sa_mask);
-    ::sigaction(SIGBUS, &action, &before_);
+    ::sigaction(SIGBUS, &action, &before());
   }
   FaultGuard(const FaultGuard&) = delete;
   FaultGuard& operator=(const FaultGuard&) = delete;
-  ~FaultGuard() { ::sigaction(SIGBUS, &before_, nullptr); }
+  ~FaultGuard() { ::sigaction(SIGBUS, &before(), nullptr); }
 
  private:
   /// Everything here may be called in a signal handler.
@@ -38,7 +38,7 @@ class FaultGuard {
       if (address < range.begin.load() || address >= end) continue;
       const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
       const std::uintptr_t begin = address / page * page;
-      void* const place = reinterpret_cast<void*>(begin);
+      void* const place = static_cast<std::byte*>(info->si_addr) - (address - begin);
       // Of a file that was shortened, nothing behind this page is there either.
       if (::mmap(place, end - begin, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
           place) {
@@ -46,18 +46,24 @@ class FaultGuard {
         return;
       }
     }
-    if ((before_.sa_flags & SA_SIGINFO) != 0 && before_.sa_sigaction != nullptr) {
-      return before_.sa_sigaction(signal, info, context);
+    if ((before().sa_flags & SA_SIGINFO) != 0 && before().sa_sigaction != nullptr) {
+      return before().sa_sigaction(signal, info, context);
     }
-    // The fault comes again on return, and then ends the process.
-    if (before_.sa_handler == SIG_DFL || before_.sa_handler == SIG_IGN) {
+    if (before().sa_handler == SIG_DFL || before().sa_handler == SIG_IGN) {
+      const bool sent = info->si_code <= 0;  // by a process
+      if (sent && before().sa_handler == SIG_IGN) return;
       std::signal(signal, SIG_DFL);
-      return;
+      if (sent) ::raise(signal);
+      return;  // a fault comes again, and then ends the process
     }
-    before_.sa_handler(signal);
+    before().sa_handler(signal);
   }
 
-  static inline struct sigaction before_{};
+  /// The handler that was there before.
+  static struct sigaction& before() {
+    static struct sigaction action{};
+    return action;
+  }
 };
 
 }  // namespace ds4
