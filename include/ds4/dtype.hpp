@@ -86,6 +86,26 @@ constexpr float f16_to_float(std::uint16_t bits) {
 // The conversions of FP8 and FP4 have neither branches nor floating-point operations that only some
 // values need, so that compilers make vectors of loops over them.
 
+namespace detail {
+/// The code, without sign, that is nearest to a float32 of these bits, ties to even; at most that
+/// of `largest`. From `normal` on, the least number that is not denormal, codes have a mantissa of
+/// this many bits.
+template <std::uint32_t mantissa_bits>
+constexpr std::uint32_t small_float_code(std::uint32_t magnitude, float largest, float normal) {
+  const std::uint32_t most = std::bit_cast<std::uint32_t>(largest);
+  const std::uint32_t least = std::bit_cast<std::uint32_t>(normal) >> 23;
+  const std::uint32_t finite = magnitude < most ? magnitude : most;
+  // Codes from 2^e to 2^(e+1) are as far apart as floats are from 2^(e+23-mantissa_bits) on: adding
+  // that rounds. Below the normal numbers the distance stays.
+  const std::uint32_t exponent = finite >> 23 < least ? least : finite >> 23;
+  const std::uint32_t power = (exponent + 23 - mantissa_bits) << 23;
+  const std::uint32_t steps =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(finite) + std::bit_cast<float>(power)) -
+      power;
+  return steps + ((exponent - least) << mantissa_bits);
+}
+}  // namespace detail
+
 /// F8_E4M3 in its "fn" form: no infinities, 0x7f and 0xff are NaN, largest value 448.
 constexpr float f8_e4m3_to_float(std::uint8_t bits) {
   const std::uint32_t magnitude = bits & 0x7fu;
@@ -101,17 +121,9 @@ constexpr float f8_e4m3_to_float(std::uint8_t bits) {
 constexpr std::uint8_t f8_e4m3_from_float(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  constexpr std::uint32_t kLargest = std::bit_cast<std::uint32_t>(448.0f);
-  const std::uint32_t finite = magnitude < kLargest ? magnitude : kLargest;
-  // Codes from 2^e to 2^(e+1) are 2^(e-3) apart, as floats from 2^(e+20) on are: adding that
-  // rounds. Below 2^-6 the distance stays.
-  const std::uint32_t exponent = finite >> 23 < 121u ? 121u : finite >> 23;
-  const std::uint32_t power = (exponent + 20) << 23;
-  const std::uint32_t steps =
-      std::bit_cast<std::uint32_t>(std::bit_cast<float>(finite) + std::bit_cast<float>(power)) -
-      power;
+  const std::uint32_t code = detail::small_float_code<3>(magnitude, 448.0f, 0x1p-6f);
   const std::uint32_t nan = magnitude > 0x7f800000u ? 0x7fu : 0u;
-  return static_cast<std::uint8_t>((bits >> 24 & 0x80u) | nan | (steps + ((exponent - 121) << 3)));
+  return static_cast<std::uint8_t>((bits >> 24 & 0x80u) | nan | code);
 }
 
 /// F8_E8M0, a block scale: 2^(bits - 127), 255 is NaN; code 0 is a float32 denormal.
@@ -133,15 +145,8 @@ constexpr float fp4_to_float(unsigned nibble) {
 constexpr std::uint8_t fp4_from_float(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  constexpr std::uint32_t kLargest = std::bit_cast<std::uint32_t>(6.0f);
-  const std::uint32_t finite = magnitude < kLargest ? magnitude : kLargest;
-  // As in f8_e4m3_from_float(): 2^(e-1) apart, and below 1 as from 1 to 2.
-  const std::uint32_t exponent = finite >> 23 < 127u ? 127u : finite >> 23;
-  const std::uint32_t power = (exponent + 22) << 23;
-  const std::uint32_t steps =
-      std::bit_cast<std::uint32_t>(std::bit_cast<float>(finite) + std::bit_cast<float>(power)) -
-      power;
-  return static_cast<std::uint8_t>((bits >> 28 & 8u) | (steps + ((exponent - 127) << 1)));
+  const std::uint32_t code = detail::small_float_code<1>(magnitude, 6.0f, 1.0f);
+  return static_cast<std::uint8_t>((bits >> 28 & 8u) | code);
 }
 
 }  // namespace ds4

@@ -176,7 +176,7 @@ class Simd {
     std::byte* panels = pool_->allocate(bytes);
     kernels_->store_in_panels(panels, stored, matrix.panel_rows, 0, Rows);
     matrix.panels = panels;
-    simd::release_mapped(stored.values, Rows * kernels_->row_bytes(stored));
+    simd::release_mapped(stored.values, value_bytes(stored));
     return matrix;
   }
   /// A weight of a routed expert: kept if all are; otherwise the experts share what the others
@@ -602,13 +602,14 @@ class Simd {
     const auto ask_for = [&](std::size_t step) {
       if (!mapped || step >= 2 * n || step % lanes_ != lane_) return;
       const Picked& expert = picked[step % n];
+      if (expert.w1.panels != nullptr) return;  // it has a copy
       if (step >= n) return start_reading(expert.w2);
       start_reading(expert.w1);
       start_reading(expert.w3);
     };
     constexpr std::size_t kStepsAhead = 8;
-    for (std::size_t step = 0; step < kStepsAhead; ++step) ask_for(step);
     if (mapped) use_copies(memory, std::span(picked, n));
+    for (std::size_t step = 0; step < kStepsAhead; ++step) ask_for(step);
 
     std::array<bool, simd::kLayouts> inputs_used{};
     std::array<bool, simd::kLayouts> hidden_used{};
@@ -722,9 +723,12 @@ class Simd {
     return {&w, rows.begin, rows.end};
   }
 
+  std::size_t value_bytes(const StoredMatrix& stored) const {
+    return stored.rows * kernels_->row_bytes(stored);
+  }
+
   void start_reading(const simd::ProductMatrix& w) const {
-    simd::start_reading(w.stored.values, w.stored.rows * kernels_->row_bytes(w.stored),
-                        mapped_->tells_residency);
+    simd::start_reading(w.stored.values, value_bytes(w.stored), mapped_->tells_residency);
   }
 
   /// Lets experts that have a copy in memory use it, and makes copies where there is room.
@@ -749,6 +753,10 @@ class Simd {
       }
     }
     wait_for_all();
+    for (std::size_t i = lane_; i < picked.size(); i += lanes_) {
+      if (!copies[i].is_new) continue;
+      for (const auto* w : {&picked[i].w1, &picked[i].w2, &picked[i].w3}) start_reading(*w);
+    }
     for (std::size_t i = 0; i < picked.size(); ++i) {
       std::byte* copy = copies[i].copy;
       if (copy == nullptr) continue;
@@ -765,7 +773,7 @@ class Simd {
     for (std::size_t i = 0; is_leader() && i < picked.size(); ++i) {
       if (!copies[i].is_new) continue;
       for (const simd::ProductMatrix* w : {&picked[i].w1, &picked[i].w2, &picked[i].w3}) {
-        simd::release_mapped(w->stored.values, w->stored.rows * kernels_->row_bytes(w->stored));
+        simd::release_mapped(w->stored.values, value_bytes(w->stored));
       }
     }
   }

@@ -16,9 +16,7 @@ class ExpertCache {
  public:
   /// Room for copies of `expert_bytes` each in `bytes` together.
   ExpertCache(std::size_t bytes, std::size_t expert_bytes)
-      : expert_bytes_(expert_bytes >= kHugePage
-                          ? (expert_bytes + kHugePage - 1) / kHugePage * kHugePage
-                          : expert_bytes),
+      : expert_bytes_(block_size(expert_bytes)),
         places_(bytes / std::max<std::size_t>(expert_bytes_, 1)) {}
 
   /// Where an expert's copy is.

@@ -24,11 +24,16 @@ struct FreeAligned {
 };
 using MemoryBlock = std::unique_ptr<std::byte, FreeAligned>;
 
+/// Bytes of a block for `size` bytes: whole huge pages if it is large.
+constexpr std::size_t block_size(std::size_t size) {
+  return size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage;
+}
+
 /// `size` bytes, not initialised, aligned to 64; a large block is on huge pages where the system
 /// has them: small ones cost a tenth of the bandwidth when all of it is read.
 inline MemoryBlock allocate_block(std::size_t size) {
   const bool large = size >= kHugePage;
-  if (large) size = (size + kHugePage - 1) / kHugePage * kHugePage;
+  size = block_size(size);
   const std::align_val_t alignment{large ? kHugePage : 64};
   MemoryBlock block(static_cast<std::byte*>(::operator new(size, alignment)), {alignment});
 #if defined(__linux__)

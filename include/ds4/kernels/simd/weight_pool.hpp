@@ -18,8 +18,7 @@ class WeightPool {
   /// By how much allocate(bytes) makes the pool larger.
   std::size_t growth(std::size_t bytes) const {
     if (bytes <= left_) return 0;
-    const std::size_t size = std::max((bytes + 63) / 64 * 64, piece_);
-    return size < kHugePage ? size : (size + kHugePage - 1) / kHugePage * kHugePage;
+    return block_size(std::max((bytes + 63) / 64 * 64, piece_));
   }
 
   /// `bytes` of zeros, aligned to 64, for as long as the pool lives.
@@ -43,7 +42,6 @@ class WeightPool {
   static constexpr std::size_t kPiece = std::size_t{1} << 25;
 
   std::size_t piece_ = kPiece;
-
   std::vector<MemoryBlock> pieces_;
   std::byte* next_ = nullptr;
   std::size_t left_ = 0;
