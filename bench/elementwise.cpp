@@ -2,9 +2,7 @@
 // those of one token stay in a cache.
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <string>
-#include <vector>
 
 #include <ds4/rotary.hpp>
 
@@ -69,10 +67,8 @@ class Rotate {
  public:
   explicit Rotate(std::size_t tokens)
       : backend_(make_backend<B>()), q_(random_rows<H, d>(tokens)), cos_(tokens), sin_(tokens) {
-    std::vector<std::size_t> positions(tokens);
-    std::iota(positions.begin(), positions.end(), std::size_t{1000});
     backend_.run([&](B& lane) {
-      ops::rotary_table(lane, table(), positions, rotary_frequencies<Config>(AttentionKind::csa));
+      ops::rotary_table(lane, table(), 1000, 1, rotary_frequencies<Config>(AttentionKind::csa));
     });
   }
 

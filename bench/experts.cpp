@@ -55,7 +55,7 @@ class RoutedExperts {
     const std::size_t tokens = x_.extent(0);
     measure(state, backend_, 1, [&](B& lane, std::size_t i) {
       ops::routed_experts(lane, y_.view(), x_.view(), picks_[i % picks_.size()].view(),
-                          weights_.view(), std::span<const Expert<Config, B>>(experts_),
+                          weights_.view(), experts_,
                           Config::swiglu_limit);
     });
     const std::size_t used = std::min(tokens * k, kExperts);

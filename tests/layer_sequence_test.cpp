@@ -166,9 +166,9 @@ struct Counter {
   void table(std::string_view, Table& table, std::size_t) {
     table_entries += table.size();
   }
-  template <class Part>
-  void expert(std::string_view prefix, Part& part) {
-    group(prefix, part);
+  template <class Experts>
+  void experts(std::string_view prefix, Experts& experts) {
+    for (auto& expert : experts) group(prefix, expert);
   }
   template <class Part>
   void group(std::string_view, Part& part) {

@@ -49,8 +49,11 @@ struct Tables {
   Tables(const std::vector<std::size_t>& positions, const std::array<double, kPairs>& inv_freq)
       : cos(positions.size()), sin(positions.size()) {
     ds4::Reference<T> backend;
-    ds4::ops::rotary_table(backend, ds4::RotaryTable<T, kPairs>{cos.view(), sin.view()}, positions,
-                           inv_freq);
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      ds4::ops::rotary_table(
+          backend, ds4::RotaryTable<T, kPairs>{cos.view().rows(i, 1), sin.view().rows(i, 1)},
+          positions[i], 1, inv_freq);
+    }
   }
 };
 

@@ -42,7 +42,7 @@ struct Attention {
   static constexpr std::size_t G = C::o_groups;
   static constexpr std::size_t q_lora = C::q_lora_rank;
   static constexpr std::size_t o_lora = C::o_lora_rank;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
   using KeyLog = typename B::template KeyLog<d>;
   using Entries =
       std::conditional_t<kCompressed, Compressor<C, d, kCompressed ? Ratio : 1, kIndexed, B>,
@@ -108,6 +108,7 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   const std::size_t S = pass.rows();
   const auto& rotary = pass.rotary(kKind);
   B& backend = pass.backend;
+  [[maybe_unused]] const auto region = backend.region("attention");
   auto scratch = backend.scratch();
 
   auto qr = scratch.template rows<q_lora>(S);

@@ -18,7 +18,7 @@ template <ModelConfig C, std::size_t Width, std::size_t Ratio, bool Overlapping,
 struct Compressor {
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kProjected = Overlapping ? 2 * Width : Width;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
 
   typename B::template Matrix<kProjected, D> wkv;
   typename B::template Matrix<kProjected, D> wgate;
@@ -70,6 +70,7 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
                                                                    std::string_view stage) const {
   constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
   B& backend = pass.backend;
+  [[maybe_unused]] const auto region = backend.region("compressor");
   auto scratch = backend.scratch();
   auto kv = scratch.template rows<kProjected>(pass.rows());
   auto gate = scratch.template rows<kProjected>(pass.rows());
@@ -90,11 +91,10 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
     ops::pool_entries<Ratio, Overlapping>(backend, entries, first, state.kv, state.gate, ape);
     ops::rms_norm(backend, entries, entries, norm, C::rms_norm_eps);
 
-    auto positions = scratch.template array<std::size_t>(count);  // each window's first token
-    for (std::size_t j = 0; j < count; ++j) positions[j] = (first + j) * Ratio;
     RotaryTable<T, kPairs> table{scratch.template rows<kPairs>(count),
                                  scratch.template rows<kPairs>(count)};
-    ops::rotary_table(backend, table, positions, rotary_frequencies<C>(AttentionKind::csa));
+    ops::rotary_table(backend, table, first * Ratio, Ratio,  // each window's first token
+                      rotary_frequencies<C>(AttentionKind::csa));
     ops::rotate(backend, entries.template as<1, Width>(), table);
     pass.observe(stage, entries);
     ops::append(backend, state.entries, entries);

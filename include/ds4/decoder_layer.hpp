@@ -20,7 +20,7 @@ struct DecoderLayer {
   static constexpr RouterKind kRouter = Router;
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
   using State = typename Attention<C, Ratio, B>::State;
 
   HyperConnection<C, B> hc_attn;
@@ -50,6 +50,8 @@ void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView
                                                 std::span<State* const> states) const {
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
+  [[maybe_unused]] const auto region = backend.region(
+      "layers.", pass.layer, " ", name_of(attention_kind<C>(Ratio)), " ", name_of(Router));
   auto scratch = backend.scratch();
   auto c = scratch.template rows<D>(S);
   auto y = scratch.template rows<D>(S);

@@ -13,7 +13,7 @@ template <ModelConfig C, Backend B>
 struct HyperConnection {
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
 
   typename B::template Matrix<(2 + N) * N, N * D> fn;
   typename B::template Parameter<(2 + N) * N> base;
@@ -30,6 +30,7 @@ struct HyperConnection {
   /// by which `mix` writes its output back.
   void read(const Pass<C, B>& pass, RowsView<T, D> c, RowsView<T, N> post, RowsView<T, N, N> comb,
             RowsView<const T, N, D> X) const {
+    [[maybe_unused]] const auto region = pass.backend.region("hyper_connection");
     auto scratch = pass.backend.scratch();
     auto normed = scratch.template rows<N * D>(pass.rows());
     auto u = scratch.template rows<(2 + N) * N>(pass.rows());
@@ -53,7 +54,7 @@ template <ModelConfig C, Backend B>
 struct HyperHead {
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
 
   typename B::template Matrix<N, N * D> fn;
   typename B::template Parameter<N> base;

@@ -17,7 +17,7 @@ struct Indexer {
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t nI = C::index_n_heads;
   static constexpr std::size_t dI = C::index_head_dim;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
   using Log = typename B::template IndexLog<dI>;
   using Keys = Compressor<C, dI, Ratio, true, B, Log>;
   using State = typename Keys::State;
@@ -36,10 +36,11 @@ struct Indexer {
   /// Takes in a pass's rows and writes each query's picks [S, index_topk], -1 for none. qr
   /// [S, q_lora] is the query residual, x [S, D] the layer's input. A query at t sees the entries
   /// w < (t + 1) / Ratio; up to index_topk of them, all are kept.
-  void pick(const Pass<C, B>& pass, RowsView<std::int32_t, C::index_topk> picks,
+  void pick(const Pass<C, B>& pass, RowsView<typename B::Index, C::index_topk> picks,
             RowsView<const T, D> x, RowsView<const T, C::q_lora_rank> qr,
             std::span<State* const> states) const {
     B& backend = pass.backend;
+    [[maybe_unused]] const auto region = backend.region("indexer");
     auto scratch = backend.scratch();
     auto q = scratch.template rows<nI, dI>(pass.rows());
     auto weights = scratch.template rows<nI>(pass.rows());

@@ -126,7 +126,6 @@ constexpr void meter_compressor(ScratchMeter& m, const Config& c, const PassShap
     const std::size_t entries = pass.context / ratio - (pass.context - tokens) / ratio;
     for (std::size_t i = 0; i < pass.sequences && entries > 0; ++i) {
       m.shared(entries * width * 4);
-      m.own(entries * sizeof(std::size_t));
       m.shared(entries * c.qk_rope_head_dim / 2 * 4);
       m.shared(entries * c.qk_rope_head_dim / 2 * 4);
     }

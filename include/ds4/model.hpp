@@ -43,6 +43,7 @@ class Model {
  public:
   using Config = C;
   using Scalar = typename B::Scalar;
+  using Element = typename B::Element;
   using State = ds4::State<C, B>;
   static constexpr std::size_t V = C::vocab_size;
   using Logits = Tensor<Scalar, V>;
@@ -71,6 +72,10 @@ class Model {
 
   /// Takes in one token and returns its logits [V]. Throws as prefill does.
   Logits decode(State& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+
+  /// Takes in some tokens, at least one, and returns the likeliest next one, a tie to the lower id:
+  /// the argmax of what prefill returns, found where the logits are. Throws as prefill does.
+  std::int32_t greedy(State& state, std::span<const std::int32_t> ids);
 
   /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.
   LogitsRows forward(State& state, std::span<const std::int32_t> ids,
@@ -153,13 +158,18 @@ class Model {
 
   static void check_input(const State& state, std::span<const std::int32_t> ids);
 
-  /// The pass itself, run by every lane of the backend: token ids in, logits out for the rows
-  /// `wanted`.
-  void run_pass(B& backend, std::span<const std::int32_t> ids,
-                std::span<const std::size_t> positions, std::span<const Segment> segments,
+  /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
+  /// y, the final norm's output [rows, D] of the tokens that get logits.
+  template <class Finish>
+  void run(std::span<const Sequence> batch, LogitsOf which, StageObserver<Scalar>* observer,
+           Finish&& finish);
+
+  /// The pass itself, run by every lane of the backend, for the rows `wanted`.
+  template <class Finish>
+  void run_pass(B& backend, std::span<const std::int32_t> ids, std::span<const Segment> segments,
                 std::span<typename State::Layers* const> states,
-                std::span<const std::size_t> wanted, RowsView<Scalar, V> logits,
-                StageObserver<Scalar>* observer) const;
+                std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
+                Finish&& finish) const;
 
   B backend_;
   std::shared_ptr<const Weights> weights_;
@@ -230,9 +240,42 @@ template <ModelConfig C, Backend B>
 auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
                           StageObserver<Scalar>* observer) -> LogitsRows {
   for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
+  std::size_t tokens = 0;
+  for (const Sequence& sequence : batch) tokens += sequence.ids.size();
+  LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
+  run(batch, which, observer, [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
+    auto rows = scratch.template result<V>(logits.view());
+    ops::linear(lane, rows, y, weights_->head);
+    lane.deliver(logits.flat(), rows.as_const().flat());
+  });
+  return logits;
+}
+
+template <ModelConfig C, Backend B>
+std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids) {
+  check_input(state, ids);
+  std::int32_t next = 0;
+  while (!ids.empty()) {
+    const Sequence chunk{&state, ids.first(std::min(ids.size(), kPrefillChunk))};
+    run({&chunk, 1}, LogitsOf::last, nullptr,
+        [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
+          auto logits = scratch.template rows<V>(1);
+          auto best = scratch.template indices<1>(1);
+          ops::linear(lane, logits, y, weights_->head);
+          ops::argmax(lane, best, logits);
+          lane.deliver(std::span(&next, 1), best.as_const().flat());
+        });
+    ids = ids.subspan(chunk.ids.size());
+  }
+  return next;
+}
+
+template <ModelConfig C, Backend B>
+template <class Finish>
+void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
+                      StageObserver<Scalar>* observer, Finish&& finish) {
   std::vector<std::int32_t> ids;
-  std::vector<std::size_t> positions;
-  std::vector<std::size_t> wanted;  // rows that get logits
+  std::vector<std::int32_t> wanted;  // rows that get logits
   std::vector<Segment> segments;
   std::vector<typename State::Layers*> states;
   for (const Sequence& sequence : batch) {
@@ -240,34 +283,38 @@ auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
                         sequence.state->rollback_limit()});
     states.push_back(&sequence.state->layers);
     for (const std::int32_t id : sequence.ids) {
-      if (which == LogitsOf::all) wanted.push_back(ids.size());
+      if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);
-      positions.push_back(sequence.state->position + ids.size() - 1 - segments.back().first);
     }
-    if (which == LogitsOf::last) wanted.push_back(ids.size() - 1);
+    if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  LogitsRows logits(wanted.size());
   backend_.run(
-      [&](B& lane) { run_pass(lane, ids, positions, segments, states, wanted, logits, observer); });
+      [&](B& lane) { run_pass(lane, ids, segments, states, wanted, observer, finish); });
   weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids.size());
-  return logits;
 }
 
 template <ModelConfig C, Backend B>
-void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> ids,
-                           std::span<const std::size_t> positions,
+template <class Finish>
+void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
                            std::span<typename State::Layers* const> states,
-                           std::span<const std::size_t> wanted, RowsView<Scalar, V> logits,
-                           StageObserver<Scalar>* observer) const {
-  const std::size_t S = ids.size();
+                           std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
+                           Finish&& finish) const {
+  const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
   auto scratch = backend.scratch();
+  const auto ids = scratch.upload(host_ids);
+  const auto rows = scratch.upload(wanted);
   const auto table = [&](AttentionKind kind) {
-    RotaryTable<Scalar, kPairs> rotary{scratch.template rows<kPairs>(S),
-                                       scratch.template rows<kPairs>(S)};
-    ops::rotary_table(backend, rotary, positions, rotary_frequencies<C>(kind));
+    RotaryTable<Element, kPairs> rotary{scratch.template rows<kPairs>(S),
+                                        scratch.template rows<kPairs>(S)};
+    for (const Segment& segment : segments) {
+      ops::rotary_table(backend,
+                        RotaryTable<Element, kPairs>{rotary.cos.rows(segment.first, segment.count),
+                                                     rotary.sin.rows(segment.first, segment.count)},
+                        segment.position, 1, rotary_frequencies<C>(kind));
+    }
     return rotary;
   };
   Pass<C, B> pass{backend, ids, segments, table(AttentionKind::sliding), table(AttentionKind::csa),
@@ -283,14 +330,15 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> ids,
                            layer.forward(pass, X, layer_states);
                          });
 
+  [[maybe_unused]] const auto region = backend.region("head");
   auto last = scratch.template rows<N, D>(wanted.size());
   auto y = scratch.template rows<D>(wanted.size());
-  ops::take_rows(backend, last, X, wanted);
+  ops::take_rows(backend, last, X, rows);
   w.hc_head.read(backend, y, last);
   pass.observe("hc_head", y);
   ops::rms_norm(backend, y, y, w.norm, C::rms_norm_eps);
   pass.observe("final_norm", y);
-  ops::linear(backend, logits, y, w.head);
+  finish(backend, scratch, y.as_const());
 }
 
 }  // namespace ds4

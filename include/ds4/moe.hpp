@@ -4,9 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <type_traits>
-#include <vector>
 
 #include <ds4/pass.hpp>
 
@@ -60,18 +58,17 @@ struct Moe {
   static constexpr std::size_t F = C::moe_intermediate_size;
   static constexpr std::size_t E = C::n_routed_experts;
   static constexpr std::size_t k = C::num_experts_per_tok;
-  using T = typename B::Scalar;
+  using T = typename B::Element;
+  using Experts = typename B::template Experts<Expert<C, B>>;
 
   Gate<C, Router, B> gate;
-  std::vector<Expert<C, B>> experts = std::vector<Expert<C, B>>(E);
+  Experts experts = Experts(E);
   Expert<C, B> shared_experts;
 
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor.group("gate.", gate);
-    for (std::size_t e = 0; e < E; ++e) {
-      visitor.expert("experts." + std::to_string(e) + ".", experts[e]);
-    }
+    visitor.experts("experts.", experts);
     visitor.group("shared_experts.", shared_experts);
   }
 
@@ -85,6 +82,7 @@ void Moe<C, Router, B>::forward(const Pass<C, B>& pass, RowsView<T, D> y,
                                 RowsView<const T, D> x) const {
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
+  [[maybe_unused]] const auto region = backend.region("moe");
   auto scratch = backend.scratch();
 
   auto logits = scratch.template rows<E>(S);
@@ -102,7 +100,7 @@ void Moe<C, Router, B>::forward(const Pass<C, B>& pass, RowsView<T, D> y,
   pass.observe("mlp.router_weights", weights);
 
   auto routed = scratch.template rows<D>(S);
-  ops::routed_experts(backend, routed, x, picks, weights, std::span(experts), C::swiglu_limit);
+  ops::routed_experts(backend, routed, x, picks, weights, experts, C::swiglu_limit);
   pass.observe("mlp.routed", routed);
 
   auto up = scratch.template rows<F>(S);

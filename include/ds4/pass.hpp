@@ -18,11 +18,11 @@ namespace ds4 {
 template <ModelConfig C, Backend B>
 struct Pass {
   using Scalar = typename B::Scalar;
-  using Rotary = RotaryTable<Scalar, C::qk_rope_head_dim / 2>;
+  using Rotary = RotaryTable<typename B::Element, C::qk_rope_head_dim / 2>;
 
   B& backend;
-  std::span<const std::int32_t> ids;  ///< [S]
-  std::span<const Segment> segments;  ///< cover the S rows in order
+  std::span<const typename B::Index> ids;  ///< [S]
+  std::span<const Segment> segments;       ///< cover the S rows in order
   Rotary main;                        ///< rope_theta, for sliding layers
   Rotary compress;                    ///< compress_rope_theta with YaRN, for CSA and HCA layers
   StageObserver<Scalar>* observer = nullptr;
@@ -38,14 +38,13 @@ struct Pass {
   template <class T, std::size_t... E>
   void observe(std::string_view stage, RowsView<T, E...> view) const {
     if (observer == nullptr) return;
-    if (backend.is_leader()) {
-      if constexpr (std::is_same_v<std::remove_const_t<T>, std::int32_t>) {
-        observer->indices(layer, stage, view.flat());
+    backend.show(view.as_const().flat(), [&](auto shown) {
+      if constexpr (std::is_same_v<decltype(shown), std::span<const std::int32_t>>) {
+        observer->indices(layer, stage, shown);
       } else {
-        observer->values(layer, stage, view.flat());
+        observer->values(layer, stage, shown);
       }
-    }
-    backend.wait_for_all();
+    });
   }
 };
 

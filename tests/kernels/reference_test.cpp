@@ -132,10 +132,8 @@ struct Table {
 template <class T, std::size_t Pairs>
 Table<T, Pairs> table(std::size_t S, std::size_t step, double theta) {
   Table<T, Pairs> result{Rows<T, Pairs>(S), Rows<T, Pairs>(S)};
-  std::vector<std::size_t> positions;
-  for (std::size_t s = 0; s < S; ++s) positions.push_back(s * step);
   Reference<T> backend;
-  ops::rotary_table(backend, result.view(), positions, ds4::rotary_frequencies<2 * Pairs>(theta));
+  ops::rotary_table(backend, result.view(), 0, step, ds4::rotary_frequencies<2 * Pairs>(theta));
   return result;
 }
 
@@ -663,8 +661,7 @@ TEST_CASE_TEMPLATE("reference: routed experts", T, float, double) {
   Rows<T, 24> y(S);
   std::ranges::fill(y.flat(), T(99));  // y is written, not added to
   Reference<T> backend;
-  ops::routed_experts(backend, y.view(), x.view(), picks.view(), weights.view(),
-                      std::span<const Expert>(experts), 1.5);
+  ops::routed_experts(backend, y.view(), x.view(), picks.view(), weights.view(), experts, 1.5);
   check_golden("experts.y", std::as_const(y), 24 + 20 + 2);
 }
 

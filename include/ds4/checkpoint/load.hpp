@@ -14,7 +14,8 @@
 namespace ds4 {
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
-/// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's.
+/// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's, B::bind_small a
+/// parameter or a table; B::bind_experts completes the experts of a layer.
 template <class B>
 class WeightLoader {
  public:
@@ -41,19 +42,27 @@ class WeightLoader {
     }
   }
 
-  /// A small tensor, converted to T: F32, BF16 or F16.
-  template <class T, std::size_t... E>
-  void operator()(std::string_view name, Tensor<T, E...>& parameter) {
-    if (const auto row = reader_.vector(full(name), {E...})) row->decode_row(0, parameter.data());
+  /// A small tensor, converted to the backend's scalar: F32, BF16 or F16.
+  template <class P>
+    requires requires { P::kLead; }
+  void operator()(std::string_view name, P& parameter) {
+    read_small(parameter, [&]<class T, std::size_t... E>(Tensor<T, E...>& values) {
+      const auto row = reader_.vector(full(name), {E...});
+      if (row) row->decode_row(0, values.data());
+      return row.has_value();
+    });
   }
 
   /// The hash router's table [V, k], I64 or I32, whose entries name one of E experts.
-  template <std::size_t V, std::size_t K>
-  void table(std::string_view name, Tensor<std::int32_t, V, K>& table, std::size_t E) {
-    const auto stored = reader_.table(full(name), V, K, E);
-    for (std::size_t i = 0; stored && i < table.size(); ++i) {
-      table.flat()[i] = static_cast<std::int32_t>(stored->at(i));
-    }
+  template <class P>
+  void table(std::string_view name, P& table, std::size_t E) {
+    read_small(table, [&]<std::size_t V, std::size_t K>(Tensor<std::int32_t, V, K>& values) {
+      const auto stored = reader_.table(full(name), V, K, E);
+      for (std::size_t i = 0; stored && i < values.size(); ++i) {
+        values.flat()[i] = static_cast<std::int32_t>(stored->at(i));
+      }
+      return stored.has_value();
+    });
   }
 
   /// A part whose weights' names start with `prefix`.
@@ -65,12 +74,15 @@ class WeightLoader {
     prefix_.resize(length);
   }
 
-  /// The same for a routed expert.
-  template <class Part>
-  void expert(std::string_view prefix, Part& part) {
+  /// The routed experts of a layer: expert e's names start with `prefix`, e and a dot.
+  template <class Experts>
+  void experts(std::string_view prefix, Experts& experts) {
     in_expert_ = true;
-    group(prefix, part);
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+      group(std::string(prefix) + std::to_string(e) + ".", experts[e]);
+    }
     in_expert_ = false;
+    backend_.bind_experts(experts);
   }
 
   /// Counts the tensors whose names start with `prefix` as used, though nothing reads them.
@@ -82,6 +94,18 @@ class WeightLoader {
 
  private:
   std::string full(std::string_view name) const { return prefix_ + std::string(name); }
+
+  // A parameter is a host tensor, or made from one by the backend. read(tensor) says whether it
+  // has read it.
+  template <class P, class Read>
+  void read_small(P& parameter, Read&& read) {
+    if constexpr (requires { typename P::Host; }) {
+      typename P::Host values;
+      if (read(values)) parameter = backend_.template bind_small<P>(values);
+    } else {
+      read(parameter);
+    }
+  }
 
   TensorReader reader_;
   B& backend_;

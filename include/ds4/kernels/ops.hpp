@@ -38,8 +38,10 @@ struct RotaryTable {
 };
 
 /// A backend is a value that owns scratch memory and threads, if any, and runs the operations below
-/// on tensors of Scalar in its own memory. Weights are Matrix, Parameter and HashTable, state rows
-/// are RowLog; see kernels/reference.hpp for the plainest one.
+/// on tensors in its own memory. Scalar is what a number is for the host; tensors are made of
+/// Element and Index, which are Scalar and int32 where the backend's memory is the host's, and
+/// otherwise types that the host cannot read. Weights are Matrix, Parameter and HashTable, state
+/// rows are RowLog; see kernels/reference.hpp for the plainest one.
 ///
 /// backend.run(f) calls f(lane) once on each of the backend's threads, with a backend that stands
 /// for that thread; everything below `run` is written once and executed by all lanes together. All
@@ -49,6 +51,8 @@ struct RotaryTable {
 template <class B>
 concept Backend = requires(B backend) {
   typename B::Scalar;
+  typename B::Element;
+  typename B::Index;
   typename B::template Matrix<2, 3>;
   typename B::template Parameter<2>;
   typename B::template HashTable<2, 3>;
@@ -71,7 +75,8 @@ namespace ds4::ops {
 
 /// x[s, n, :] = embed[ids[s], :] for every stream n. embed [V, D]; x [S, N, D]. ids are below V.
 template <class B, class T, std::size_t N, std::size_t D, class W>
-void embed(B& backend, RowsView<T, N, D> x, std::span<const std::int32_t> ids, const W& embed) {
+void embed(B& backend, RowsView<T, N, D> x, std::span<const typename B::Index> ids,
+           const W& embed) {
   static_assert(W::kCols == D, "ds4::embed: x is [S, N, D] and embed is [V, D]; both D must agree");
   assert(ids.size() == x.extent(0));
   backend.embed(x, ids, embed);
@@ -80,7 +85,7 @@ void embed(B& backend, RowsView<T, N, D> x, std::span<const std::int32_t> ids, c
 /// y[i, :] = x[rows[i], :].
 template <class B, class Y, class X, std::size_t... E>
 void take_rows(B& backend, RowsView<Y, E...> y, RowsView<X, E...> x,
-               std::span<const std::size_t> rows) {
+               std::span<const typename B::Index> rows) {
   assert(y.extent(0) == rows.size());
   backend.take_rows(y, x.as_const(), rows);
 }
@@ -137,13 +142,12 @@ void rms_norm(B& backend, RowsView<Y, E...> y, RowsView<X, E...> x, double eps) 
   backend.rms_norm(y, x.as_const(), eps);
 }
 
-/// Fills a rotary table for these positions: angles position * inv_freq.
+/// Fills a rotary table whose row i is for position first + i * step: angles position * inv_freq.
 template <class B, class T, std::size_t Pairs>
-void rotary_table(B& backend, const RotaryTable<T, Pairs>& table,
-                  std::span<const std::size_t> positions,
-                  const std::array<double, Pairs>& inv_freq) {
-  assert(table.cos.extent(0) == positions.size());
-  backend.rotary_table(table, positions, inv_freq);
+void rotary_table(B& backend, const RotaryTable<T, Pairs>& table, std::size_t first,
+                  std::size_t step, const std::array<double, Pairs>& inv_freq) {
+  assert(table.cos.extent(0) == table.sin.extent(0));
+  backend.rotary_table(table, first, step, inv_freq);
 }
 
 enum class Rotation : std::uint8_t { forward, inverse };
@@ -235,8 +239,8 @@ void attend(B& backend, RowsView<T, H, d> out, RowsView<X, H, d> q, const P& sin
 /// Experts by table: experts[s, :] = tid2eid[ids[s], :], weights from the scores. logits [S, E].
 template <class B, class I, class T, class X, std::size_t E, std::size_t k, class Table>
 void route_by_hash(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
-                   RowsView<X, E> logits, std::span<const std::int32_t> ids, const Table& tid2eid,
-                   double scale) {
+                   RowsView<X, E> logits, std::span<const typename B::Index> ids,
+                   const Table& tid2eid, double scale) {
   assert(ids.size() == logits.extent(0));
   backend.route_by_hash(experts, weights, logits.as_const(), ids, tid2eid, scale);
 }
@@ -250,10 +254,11 @@ void route_by_score(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
 }
 
 /// y[s, :] = sum_i weights[s, i] * expert_{picks[s, i]}(x[s, :]). x, y [S, D].
-template <class B, class Y, class X, class I, class P, std::size_t D, std::size_t k, class Expert>
+template <class B, class Y, class X, class I, class P, std::size_t D, std::size_t k, class Experts>
 void routed_experts(B& backend, RowsView<Y, D> y, RowsView<X, D> x, RowsView<I, k> picks,
-                    RowsView<P, k> weights, std::span<const Expert> experts, double limit) {
-  static_assert(Expert::D == D, "ds4::routed_experts: x is [S, D]; D of the experts must agree");
+                    RowsView<P, k> weights, const Experts& experts, double limit) {
+  static_assert(Experts::value_type::D == D,
+                "ds4::routed_experts: x is [S, D]; D of the experts must agree");
   backend.routed_experts(y, x.as_const(), picks.as_const(), weights.as_const(), experts, limit);
 }
 
@@ -269,6 +274,14 @@ template <class B, class T, class X, std::size_t D>
 void add(B& backend, RowsView<T, D> y, RowsView<X, D> x) {
   assert(y.extent(0) == x.extent(0));
   backend.add(y, x.as_const());
+}
+
+/// ids[s] = the index of the largest of logits[s, :], a tie to the lower one. logits [S, V];
+/// ids [S, 1].
+template <class B, class I, class X, std::size_t V>
+void argmax(B& backend, RowsView<I, 1> ids, RowsView<X, V> logits) {
+  assert(ids.extent(0) == logits.extent(0));
+  backend.argmax(ids, logits.as_const());
 }
 
 }  // namespace ds4::ops

@@ -33,6 +33,8 @@ template <class T = float>
 class Reference {
  public:
   using Scalar = T;
+  using Element = T;
+  using Index = std::int32_t;
   template <std::size_t Rows, std::size_t Cols>
   using Matrix = ds4::Matrix<Rows, Cols>;
   template <std::size_t... E>
@@ -45,6 +47,8 @@ class Reference {
   using KeyLog = RowLog<Width>;
   template <std::size_t Width>
   using IndexLog = RowLog<Width>;
+  template <class Expert>
+  using Experts = std::vector<Expert>;
 
   /// Activations that live as long as this object.
   class Scratch {
@@ -66,6 +70,14 @@ class Reference {
       return *items;
     }
 
+    /// The host's indices where the backend can read them.
+    std::span<const std::int32_t> upload(std::span<const std::int32_t> host) { return host; }
+    /// Rows for a result that `deliver` brings to the host's memory.
+    template <std::size_t... E>
+    RowsView<T, E...> result(RowsView<T, E...> host) {
+      return host;
+    }
+
    private:
     std::vector<Tensor<T, kDynamic>> values_;
     std::vector<Tensor<std::int32_t, kDynamic>> indices_;
@@ -83,6 +95,22 @@ class Reference {
   bool is_leader() const { return true; }
   void wait_for_all() {}
 
+  /// Brings a result to the host's memory: one from `result` is there already.
+  template <class Item>
+  void deliver(std::span<Item> host, std::span<const Item> values) {
+    if (host.data() != values.data()) std::ranges::copy(values, host.begin());
+  }
+  /// Calls f on one lane with the values where the host can read them.
+  template <class Item, class F>
+  void show(std::span<const Item> values, F&& f) {
+    f(values);
+  }
+  /// Marks a part of the pass, named by all arguments, for as long as what it returns lives.
+  template <class... Parts>
+  int region(const Parts&...) {
+    return 0;
+  }
+
   /// A weight of the model from a checkpoint's: stays where it is.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind(const StoredMatrix& stored) {
@@ -92,6 +120,9 @@ class Reference {
   Matrix<Rows, Cols> bind_expert(const StoredMatrix& stored) {
     return {stored};
   }
+  /// All experts of a layer are bound.
+  template <class Expert>
+  void bind_experts(Experts<Expert>&) {}
   /// One whose rows are looked up, not multiplied.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
@@ -114,9 +145,9 @@ class Reference {
 
   template <std::size_t... E>
   void take_rows(RowsView<T, E...> y, RowsView<const T, E...> x,
-                 std::span<const std::size_t> rows) {
+                 std::span<const std::int32_t> rows) {
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      std::ranges::copy(x.rows(rows[i], 1).flat(), y.rows(i, 1).data());
+      std::ranges::copy(x.rows(static_cast<std::size_t>(rows[i]), 1).flat(), y.rows(i, 1).data());
     }
   }
 
@@ -152,9 +183,9 @@ class Reference {
   }
 
   template <std::size_t Pairs>
-  void rotary_table(RotaryTable<T, Pairs> table, std::span<const std::size_t> positions,
+  void rotary_table(RotaryTable<T, Pairs> table, std::size_t first, std::size_t step,
                     const std::array<double, Pairs>& inv_freq) {
-    reference::rotary_table(table.cos.data(), table.sin.data(), positions.data(), positions.size(),
+    reference::rotary_table(table.cos.data(), table.sin.data(), first, step, table.cos.extent(0),
                             inv_freq.data(), Pairs);
   }
 
@@ -281,7 +312,7 @@ class Reference {
   template <std::size_t D, std::size_t k, class Expert>
   void routed_experts(RowsView<T, D> y, RowsView<const T, D> x,
                       RowsView<const std::int32_t, k> picks, RowsView<const T, k> weights,
-                      std::span<const Expert> experts, double limit) {
+                      const Experts<Expert>& experts, double limit) {
     constexpr std::size_t F = Expert::F;
     std::ranges::fill(y.flat(), T(0));
     for (std::size_t e = 0; e < experts.size(); ++e) {
@@ -318,6 +349,14 @@ class Reference {
   template <std::size_t D>
   void add(RowsView<T, D> y, RowsView<const T, D> x) {
     for (std::size_t i = 0; i < y.size(); ++i) y.flat()[i] += x.flat()[i];
+  }
+
+  template <std::size_t V>
+  void argmax(RowsView<std::int32_t, 1> ids, RowsView<const T, V> logits) {
+    for (std::size_t s = 0; s < logits.extent(0); ++s) {
+      const auto row = logits[s].flat();
+      ids(s, 0) = static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());
+    }
   }
 
  private:

@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
@@ -53,6 +54,8 @@ struct SimdOptions {
 class Simd {
  public:
   using Scalar = float;
+  using Element = float;
+  using Index = std::int32_t;
   template <std::size_t Rows, std::size_t Cols>
   struct Matrix : simd::ProductMatrix {
     static constexpr std::size_t kRows = Rows;
@@ -68,6 +71,8 @@ class Simd {
   using KeyLog = simd::KeyLog<Width>;
   template <std::size_t Width>
   using IndexLog = simd::IndexLog<Width>;
+  template <class Expert>
+  using Experts = std::vector<Expert>;
 
   explicit Simd(const SimdOptions& options = {})
       : kernels_(options.kernels),
@@ -104,6 +109,13 @@ class Simd {
       auto* items = reinterpret_cast<Item*>(lane_.own_.allocate(count * sizeof(Item)));
       std::uninitialized_value_construct_n(items, count);
       return {items, count};
+    }
+    /// The host's indices where the backend can read them.
+    std::span<const std::int32_t> upload(std::span<const std::int32_t> host) { return host; }
+    /// Rows for a result that `deliver` brings to the host's memory.
+    template <std::size_t... E>
+    RowsView<float, E...> result(RowsView<float, E...> host) {
+      return host;
     }
     template <class Item>
     Item* shared(std::size_t count) {
@@ -142,6 +154,23 @@ class Simd {
   bool is_leader() const { return lane_ == 0; }
   void wait_for_all() {
     if (lanes_ > 1) team_->barrier().wait();
+  }
+
+  /// Brings a result to the host's memory: one from `result` is there already.
+  template <class Item>
+  void deliver(std::span<Item> host, std::span<const Item> values) {
+    if (is_leader() && host.data() != values.data()) std::ranges::copy(values, host.begin());
+  }
+  /// Calls f on one lane with the values where the host can read them.
+  template <class Item, class F>
+  void show(std::span<const Item> values, F&& f) {
+    if (is_leader()) f(values);
+    wait_for_all();
+  }
+  /// Marks a part of the pass, named by all arguments, for as long as what it returns lives.
+  template <class... Parts>
+  int region(const Parts&...) {
+    return 0;
   }
 
   std::size_t threads() const { return team_->threads(); }
@@ -189,6 +218,9 @@ class Simd {
     budget_ = budget;
     return matrix;
   }
+  /// All experts of a layer are bound.
+  template <class Expert>
+  void bind_experts(Experts<Expert>&) {}
   /// A weight whose rows are looked up, not multiplied.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
@@ -217,9 +249,9 @@ class Simd {
 
   template <std::size_t... E>
   void take_rows(RowsView<float, E...> y, RowsView<const float, E...> x,
-                 std::span<const std::size_t> rows) {
+                 std::span<const std::int32_t> rows) {
     for_part(rows.size(), 1, [&](std::size_t i) {
-      std::ranges::copy(x.rows(rows[i], 1).flat(), y.rows(i, 1).data());
+      std::ranges::copy(x.rows(static_cast<std::size_t>(rows[i]), 1).flat(), y.rows(i, 1).data());
     });
     wait_for_all();
   }
@@ -304,11 +336,11 @@ class Simd {
   }
 
   template <std::size_t Pairs>
-  void rotary_table(RotaryTable<float, Pairs> table, std::span<const std::size_t> positions,
+  void rotary_table(RotaryTable<float, Pairs> table, std::size_t first, std::size_t step,
                     const std::array<double, Pairs>& inv_freq) {
-    for_part(positions.size(), 1, [&](std::size_t s) {
+    for_part(table.cos.extent(0), 1, [&](std::size_t s) {
       for (std::size_t i = 0; i < Pairs; ++i) {
-        const double angle = static_cast<double>(positions[s]) * inv_freq[i];
+        const double angle = static_cast<double>(first + s * step) * inv_freq[i];
         table.cos(s, i) = static_cast<float>(std::cos(angle));
         table.sin(s, i) = static_cast<float>(std::sin(angle));
       }
@@ -555,7 +587,7 @@ class Simd {
   template <std::size_t D, std::size_t k, class Expert>
   void routed_experts(RowsView<float, D> y, RowsView<const float, D> x,
                       RowsView<const std::int32_t, k> picks, RowsView<const float, k> weights,
-                      std::span<const Expert> experts, double limit) {
+                      const Experts<Expert>& experts, double limit) {
     constexpr std::size_t F = Expert::F;
     const std::size_t S = x.extent(0);
     const std::size_t places = S * k;
@@ -697,6 +729,15 @@ class Simd {
   void add(RowsView<float, D> y, RowsView<const float, D> x) {
     for_part(y.extent(0), 1,
              [&](std::size_t s) { kernels_->add_scaled(y[s].data(), x[s].data(), 1.0f, D); });
+    wait_for_all();
+  }
+
+  template <std::size_t V>
+  void argmax(RowsView<std::int32_t, 1> ids, RowsView<const float, V> logits) {
+    for_part(logits.extent(0), 1, [&](std::size_t s) {
+      const auto row = logits[s].flat();
+      ids(s, 0) = static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());
+    });
     wait_for_all();
   }
 

@@ -6,13 +6,14 @@
 
 namespace ds4::reference {
 
-/// Tables of the cosine and sine of position * inv_freq, [S, pairs]. Angles in float64.
+/// Tables of the cosine and sine of position * inv_freq, [S, pairs], for the positions first,
+/// first + step, ... Angles in float64.
 template <class T>
-void rotary_table(T* cos, T* sin, const std::size_t* positions, std::size_t S,
+void rotary_table(T* cos, T* sin, std::size_t first, std::size_t step, std::size_t S,
                   const double* inv_freq, std::size_t pairs) {
   for (std::size_t s = 0; s < S; ++s) {
     for (std::size_t i = 0; i < pairs; ++i) {
-      const double angle = static_cast<double>(positions[s]) * inv_freq[i];
+      const double angle = static_cast<double>(first + s * step) * inv_freq[i];
       cos[s * pairs + i] = static_cast<T>(std::cos(angle));
       sin[s * pairs + i] = static_cast<T>(std::sin(angle));
     }

@@ -1,0 +1,150 @@
+// Memory of an execution space: values that the host cannot read, scratch memory, copies.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <Kokkos_Core.hpp>
+
+#include <ds4/error.hpp>
+#include <ds4/tensor.hpp>
+
+namespace ds4::kokkos {
+
+/// Whether an execution space is one of the host: its memory is the host's, and its teams are
+/// threads that have vectors instead of threads that are a vector's lanes.
+template <class Space>
+inline constexpr bool kOnHost = std::is_same_v<typename Space::memory_space, Kokkos::HostSpace>;
+
+/// The level of team scratch memory that kernels use: shared memory, or on the host what has room.
+template <class Space>
+inline constexpr int kScratchLevel = kOnHost<Space> ? 1 : 0;
+
+/// A T in the memory of an execution space. The host can point at it but neither read nor write it:
+/// an expression that tries does not compile.
+template <class T>
+class OnDevice {
+ public:
+  OnDevice() = delete;
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  ~OnDevice() = delete;
+
+ private:
+  T value_;
+};
+
+/// The address as kernels use it. To dereference it on the host is an error that no type prevents;
+/// nothing but kernels and copies asks for it.
+template <class T>
+KOKKOS_INLINE_FUNCTION T* raw(OnDevice<T>* at) {
+  return reinterpret_cast<T*>(at);
+}
+template <class T>
+KOKKOS_INLINE_FUNCTION const T* raw(const OnDevice<T>* at) {
+  return reinterpret_cast<const T*>(at);
+}
+
+template <class Space>
+using Bytes = Kokkos::View<std::byte*, typename Space::memory_space>;
+
+/// Memory of the space, not initialised. Throws ds4::Error, which says what it is for, if there is
+/// not enough.
+template <class Space>
+Bytes<Space> allocate(std::size_t bytes, const std::string& what) {
+  try {
+    return Bytes<Space>(Kokkos::view_alloc(Kokkos::WithoutInitializing, what), bytes);
+  } catch (const std::exception&) {  // of a type that differs between Kokkos' versions
+    throw Error(what, "found no room for " + std::to_string(bytes) + " bytes in the memory of " +
+                          Space::name());
+  }
+}
+
+/// Copies between the host's memory and the space's, complete on return.
+template <class Space>
+void copy_to_device(const Space& space, std::byte* device, const void* host, std::size_t bytes) {
+  using Host = Kokkos::View<const std::byte*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>;
+  using Device =
+      Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  Kokkos::deep_copy(space, Device(device, bytes),
+                    Host(static_cast<const std::byte*>(host), bytes));
+  space.fence("ds4::copy_to_device");
+}
+template <class Space>
+void copy_to_host(const Space& space, void* host, const std::byte* device, std::size_t bytes) {
+  using Host = Kokkos::View<std::byte*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>;
+  using Device =
+      Kokkos::View<const std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  Kokkos::deep_copy(space, Host(static_cast<std::byte*>(host), bytes), Device(device, bytes));
+  space.fence("ds4::copy_to_host");
+}
+/// Copies within the space's memory, in the order of its other work; the ranges do not overlap.
+template <class Space>
+void copy_on_device(const Space& space, std::byte* to, const std::byte* from, std::size_t bytes) {
+  using Device =
+      Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  using Source =
+      Kokkos::View<const std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  Kokkos::deep_copy(space, Device(to, bytes), Source(from, bytes));
+}
+
+/// Values [E...] of T on the device: a norm's weight, a bias, a table. Copies share the memory, which
+/// nothing writes to after the upload.
+template <class Space, class T, std::size_t Lead, std::size_t... Rest>
+class Constants {
+ public:
+  static constexpr std::size_t kLead = Lead;
+  using Host = Tensor<T, Lead, Rest...>;
+
+  Constants() = default;
+  Constants(const Space& space, const Host& values)
+      : memory_(allocate<Space>(values.size() * sizeof(T), "ds4 parameters")) {
+    copy_to_device(space, memory_.data(), values.data(), memory_.size());
+  }
+  const OnDevice<T>* data() const { return reinterpret_cast<const OnDevice<T>*>(memory_.data()); }
+
+ private:
+  Bytes<Space> memory_;
+};
+
+/// Stack-like scratch memory that is kept from pass to pass.
+template <class Space>
+class Arena {
+ public:
+  struct Cursor {
+    std::size_t block = 0;
+    std::size_t used = 0;
+  };
+
+  std::byte* take(Cursor& cursor, std::size_t bytes) {
+    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    while (cursor.block < blocks_.size() && cursor.used + bytes > blocks_[cursor.block].size()) {
+      cursor = {cursor.block + 1, 0};
+    }
+    if (cursor.block == blocks_.size()) {
+      blocks_.push_back(allocate<Space>(std::max(bytes, kLeastBlock), "ds4 scratch memory"));
+    }
+    std::byte* memory = blocks_[cursor.block].data() + cursor.used;
+    cursor.used += bytes;
+    return memory;
+  }
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const auto& block : blocks_) sum += block.size();
+    return sum;
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 256;
+  static constexpr std::size_t kLeastBlock = std::size_t{4} << 20;
+  std::vector<Bytes<Space>> blocks_;
+};
+
+}  // namespace ds4::kokkos

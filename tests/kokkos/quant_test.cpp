@@ -1,0 +1,16 @@
+// The Kokkos backend against the golden data of quant, on every space of the host.
+#include <doctest/doctest.h>
+
+#include <ds4/models/quant_config.hpp>
+#include <kokkos/spaces.hpp>
+#include <support/golden_model.hpp>
+
+TEST_CASE_TEMPLATE("quant: golden logits and stages, in one pass, in chunks, as a batch", B,
+                   DS4_HOST_BACKENDS) {
+  ds4::test::GoldenCase<ds4::models::quant, B> setup(B({.exact = true}));
+  SUBCASE("one pass") { check_one_pass(setup); }
+  SUBCASE("chunks and single tokens") { check_chunks(setup); }
+  SUBCASE("batch") { check_batch(setup); }
+  SUBCASE("greedy") { check_greedy(setup); }
+  SUBCASE("stages") { check_stages(setup); }
+}
