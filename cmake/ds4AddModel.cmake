@@ -1,10 +1,10 @@
 # Configuration types from config.json, at configure time and without Python.
 #
-#   ds4_add_model(<target> CONFIG <config.json> NAME <cpp_identifier> [BACKENDS reference simd])
+#   ds4_add_model(<target> CONFIG <config.json> NAME <cpp_identifier> [BACKENDS reference simd kokkos])
 #     gives <target> the header <ds4/models/NAME.hpp> with struct ds4::models::NAME, a configuration
 #     as ds4::Flash is one, and compiles ds4::Model for it into <target>, once for each backend
 #     (reference alone by default). Configures again when the file changes. <target> has to link
-#     ds4::reference or ds4::simd and compiles sources of its own.
+#     ds4::reference, ds4::simd or ds4::kokkos and compiles sources of its own.
 #   ds4_add_model_config(<target> CONFIG <config.json> NAME <cpp_identifier>)
 #     the struct alone, <ds4/models/NAME_config.hpp>.
 #   ds4_model_header(<variable> <config.json> <cpp_identifier>)
@@ -399,6 +399,7 @@ endfunction()
 # The type of a backend and the header that defines it.
 set(_ds4_backend_reference "ds4::Reference<float>")
 set(_ds4_backend_simd "ds4::Simd")
+set(_ds4_backend_kokkos "ds4::KokkosBackend<>")
 
 function(ds4_add_model target)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "CONFIG;NAME" "BACKENDS")
@@ -412,7 +413,7 @@ function(ds4_add_model target)
   set(declarations "")
   foreach(backend IN LISTS arg_BACKENDS)
     if(NOT DEFINED _ds4_backend_${backend})
-      message(FATAL_ERROR "ds4_add_model: BACKENDS: expected reference or simd, found ${backend}")
+      message(FATAL_ERROR "ds4_add_model: BACKENDS: expected reference, simd or kokkos, found ${backend}")
     endif()
     set(model "class ds4::Model<ds4::models::${name}, ${_ds4_backend_${backend}}>")
     string(APPEND includes "#include <ds4/kernels/${backend}.hpp>\n")

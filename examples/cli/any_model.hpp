@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,14 @@ using AnyState = std::any;
 struct Logits {
   std::shared_ptr<const void> memory;
   std::span<const float> values;
+};
+
+/// The launches of one kernel: how many, and what all of them move and compute.
+struct Launches {
+  std::string label;
+  std::size_t count;
+  double bytes;
+  double flops;
 };
 
 /// A ds4::Model whose configuration and backend are known at run time only.
@@ -53,6 +62,9 @@ class AnyModel {
   /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids) = 0;
   Logits decode(AnyState& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+
+  /// The kernels launched since the last call, by label; none on backends that launch none.
+  virtual std::vector<Launches> take_launches() { return {}; }
 
   /// One pass; the logits of every token, sequence after sequence. The observer, if any, sees every
   /// stage.

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -54,6 +55,18 @@ class ModelOf final : public AnyModel {
       sequences.push_back({&typed(*sequence.state), sequence.ids});
     }
     return keep(model_.forward(sequences, LogitsOf::all, observer));
+  }
+
+  std::vector<Launches> take_launches() override {
+    std::vector<Launches> taken;
+    if constexpr (requires { model_.backend().launches(); }) {
+      auto& log = model_.backend().launches();
+      for (const auto& [label, count, cost] : log.counts()) {
+        taken.push_back({std::string(label), count, cost.bytes, cost.flops});
+      }
+      log.clear();
+    }
+    return taken;
   }
 
  private:

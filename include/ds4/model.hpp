@@ -99,6 +99,9 @@ class Model {
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }
 
+  /// What the model runs on, for its settings and counts.
+  const B& backend() const { return backend_; }
+
   /// The configuration as the checkpoint's config.json states it.
   const ConfigValues& config() const { return weights_->config; }
 
@@ -288,8 +291,7 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  backend_.run(
-      [&](B& lane) { run_pass(lane, ids, segments, states, wanted, observer, finish); });
+  backend_.run([&](B& lane) { run_pass(lane, ids, segments, states, wanted, observer, finish); });
   weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids.size());
 }

@@ -23,8 +23,8 @@ struct Pass {
   B& backend;
   std::span<const typename B::Index> ids;  ///< [S]
   std::span<const Segment> segments;       ///< cover the S rows in order
-  Rotary main;                        ///< rope_theta, for sliding layers
-  Rotary compress;                    ///< compress_rope_theta with YaRN, for CSA and HCA layers
+  Rotary main;                             ///< rope_theta, for sliding layers
+  Rotary compress;  ///< compress_rope_theta with YaRN, for CSA and HCA layers
   StageObserver<Scalar>* observer = nullptr;
   std::size_t layer = 0;  ///< the running layer's number
 

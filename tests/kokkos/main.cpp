@@ -1,8 +1,7 @@
 // The main() of the Kokkos backend's tests: Kokkos lives as long as they run.
 #define DOCTEST_CONFIG_IMPLEMENT
-#include <doctest/doctest.h>
-
 #include <Kokkos_Core.hpp>
+#include <doctest/doctest.h>
 
 int main(int argc, char** argv) {
   const Kokkos::ScopeGuard kokkos(argc, argv);

@@ -1,8 +1,8 @@
 // The Kokkos backend against the golden data of tiny_flash, on every space of the host.
 #include <doctest/doctest.h>
+#include <kokkos/spaces.hpp>
 
 #include <ds4/models/tiny_flash_config.hpp>
-#include <kokkos/spaces.hpp>
 #include <support/golden_model.hpp>
 
 TEST_CASE_TEMPLATE("tiny_flash: golden logits and stages, in one pass, in chunks, as a batch", B,

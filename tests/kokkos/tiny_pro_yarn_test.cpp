@@ -1,8 +1,8 @@
 // The Kokkos backend against the golden data of tiny_pro_yarn, on every space of the host.
 #include <doctest/doctest.h>
+#include <kokkos/spaces.hpp>
 
 #include <ds4/models/tiny_pro_yarn_config.hpp>
-#include <kokkos/spaces.hpp>
 #include <support/golden_model.hpp>
 
 TEST_CASE_TEMPLATE("tiny_pro_yarn: golden logits and stages, in one pass, in chunks, as a batch", B,

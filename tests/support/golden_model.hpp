@@ -1,5 +1,5 @@
-// What every backend has to pass: the golden logits of a whole model in one pass, in chunks, token by
-// token and in a batch, and every stage's golden result.
+// What every backend has to pass: the golden logits of a whole model in one pass, in chunks, token
+// by token and in a batch, and every stage's golden result.
 //
 // Tolerances: float32 with another order of summation lands within 1e-5 of the logits' standard
 // deviation of the golden data (which themselves are 6e-6 away from float64); the bound is 1e-4 of
@@ -67,7 +67,8 @@ class Recorder : public StageObserver<T> {
 };
 
 /// [A, B, n] from [B, A, n].
-inline std::vector<float> swap_leading_axes(std::span<const float> x, std::size_t A, std::size_t B) {
+inline std::vector<float> swap_leading_axes(std::span<const float> x, std::size_t A,
+                                            std::size_t B) {
   const std::size_t n = x.size() / (A * B);
   std::vector<float> y(x.size());
   for (std::size_t a = 0; a < A; ++a) {

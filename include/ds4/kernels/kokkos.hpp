@@ -47,10 +47,10 @@ struct KokkosOptions {
   std::function<void(std::size_t, std::size_t)> progress = {};
 };
 
-/// A backend in float32 on a Kokkos execution space. Kokkos has to be initialised before one is made
-/// and until all models and states are gone. A copy shares weights and scratch memory; one pass at a
-/// time may run. Results do not depend on how a sequence is split into passes, nor on the other
-/// sequences of a pass. Activations are of types that the host cannot read.
+/// A backend in float32 on a Kokkos execution space. Kokkos has to be initialised before one is
+/// made and until all models and states are gone. A copy shares weights and scratch memory; one
+/// pass at a time may run. Results do not depend on how a sequence is split into passes, nor on the
+/// other sequences of a pass. Activations are of types that the host cannot read.
 template <class ExecutionSpace = Kokkos::DefaultExecutionSpace>
 class KokkosBackend {
   using Space = ExecutionSpace;
@@ -105,7 +105,7 @@ class KokkosBackend {
         }
       }
       const std::size_t bytes = all.size() * sizeof(kokkos::PackedMatrix);
-      table_ = kokkos::allocate<Space>(bytes, "ds4 expert table");
+      table_ = kokkos::Bytes<Space>("ds4 expert table", bytes);
       kokkos::copy_to_device(space, table_.data(), all.data(), bytes);
     }
 
@@ -171,6 +171,8 @@ class KokkosBackend {
   Scratch scratch() { return Scratch(*this); }
   /// Memory of the space that is kept from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return arena_->bytes(); }
+  /// Threads that the space runs at the same time.
+  std::size_t threads() const { return static_cast<std::size_t>(launch_.space().concurrency()); }
   /// Bytes of the weights in the space's memory.
   std::size_t weight_bytes() const { return weights_->bytes(); }
   /// What has been launched so far. A copy of a backend counts into the same log.
@@ -277,7 +279,7 @@ class KokkosBackend {
   }
   template <std::size_t... E>
   void rms_norm(RowsView<Element, E...> y, RowsView<const Element, E...> x, double eps) {
-    constexpr std::size_t K = std::array{E...}[sizeof...(E) - 1];
+    constexpr std::size_t K = std::array<std::size_t, sizeof...(E)>{E...}.back();
     norm(raw(y), raw(x), nullptr, x.size() / K, K, eps);
   }
 
@@ -422,8 +424,8 @@ class KokkosBackend {
     const std::size_t E = experts.size();
     const std::size_t S = x.extent(0);
     const std::size_t places = S * k;
-    const auto tile = static_cast<std::size_t>(
-        kokkos::tile_tokens<Space>(static_cast<std::int32_t>(S)));
+    const auto tile =
+        static_cast<std::size_t>(kokkos::tile_tokens<Space>(static_cast<std::int32_t>(S)));
     const std::size_t most_tiles = std::min(places, std::min(E, places) + places / tile);
     Scratch memory(*this);
     auto* order = memory.template device<std::int32_t>(places);
@@ -457,9 +459,9 @@ class KokkosBackend {
                               gather,
                               static_cast<std::int32_t>(k)};
       const auto size = [](std::size_t n) { return static_cast<double>(n); };
-      const kokkos::Cost cost{experts.bytes(which) * size(std::min(E, places)) +
-                                  4 * size(places) * size(rows + cols),
-                              2 * size(places) * size(rows) * size(cols)};
+      const kokkos::Cost cost{
+          experts.bytes(which) * size(std::min(E, places)) + 4 * size(places) * size(rows + cols),
+          2 * size(places) * size(rows) * size(cols)};
       for (const auto storage : {kokkos::Storage::f32, kokkos::Storage::bf16, kokkos::Storage::fp8,
                                  kokkos::Storage::fp4}) {
         if (!experts.has(which, storage)) continue;
@@ -472,7 +474,8 @@ class KokkosBackend {
     product("ds4::experts_w3", 2, F, D, raw(x), raw(up), kokkos::raw(order));
     activate(raw(gate), raw(up), places, F, limit);
     product("ds4::experts_w2", 1, D, F, raw(gate), raw(down), nullptr);
-    launch_("ds4::combine_experts", moves(y.size() * (k + 1), 2 * y.size() * k), S, kokkos::kTeam, 0,
+    launch_("ds4::combine_experts", moves(y.size() * (k + 1), 2 * y.size() * k), S, kokkos::kTeam,
+            0,
             kokkos::CombineExperts<Space, static_cast<int>(k)>{
                 raw(y), raw(down), raw(weights), kokkos::raw(position), static_cast<int>(D)});
   }
@@ -497,8 +500,9 @@ class KokkosBackend {
  private:
   static Space checked_space() {
     if (!Kokkos::is_initialized() || Kokkos::is_finalized()) {
-      throw Error("Kokkos", "expected Kokkos::initialize() or a Kokkos::ScopeGuard before the first "
-                            "KokkosBackend, found neither");
+      throw Error("Kokkos",
+                  "expected Kokkos::initialize() or a Kokkos::ScopeGuard before the first "
+                  "KokkosBackend, found neither");
     }
     return Space();
   }
@@ -517,10 +521,7 @@ class KokkosBackend {
   }
 
   /// Teams that a space can run at the same time, roughly.
-  std::size_t processors() const {
-    const auto threads = static_cast<std::size_t>(launch_.space().concurrency());
-    return kokkos::kOnHost<Space> ? threads : threads / 1024;
-  }
+  std::size_t processors() const { return kokkos::kOnHost<Space> ? threads() : threads() / 1024; }
 
   void product(std::string_view label, float* y, const float* x, std::size_t tokens,
                const kokkos::PackedMatrix& w, std::size_t groups) {
@@ -528,9 +529,8 @@ class KokkosBackend {
     const std::int32_t tile = kokkos::tile_tokens<Space>(S);
     const auto rows = static_cast<std::size_t>(w.rows);
     const auto cols = static_cast<std::size_t>(w.cols);
-    const kokkos::DenseJobs jobs{w,    x, cols * groups,
-                                 y,    rows, S,
-                                 tile, static_cast<std::int32_t>(rows / groups)};
+    const kokkos::DenseJobs jobs{w,    x, cols * groups, y,
+                                 rows, S, tile,          static_cast<std::int32_t>(rows / groups)};
     const kokkos::Cost cost =
         kokkos::Cost{static_cast<double>(w.word_bytes() + w.scale_bytes()), 0} +
         moves(tokens * (rows + cols * groups), 2 * tokens * rows * cols);
@@ -584,9 +584,8 @@ class KokkosBackend {
                         static_cast<int>(S),
                         static_cast<int>(begin),
                         static_cast<int>(count)};
-      const kokkos::Cost cost =
-          kokkos::Cost{static_cast<double>(count * keys.row_bytes()), 0} +
-          moves(S * (nI * (dI + 1) + count), 2 * S * count * nI * (dI + 1));
+      const kokkos::Cost cost = kokkos::Cost{static_cast<double>(count * keys.row_bytes()), 0} +
+                                moves(S * (nI * (dI + 1) + count), 2 * S * count * nI * (dI + 1));
       launch_("ds4::score_entries", cost, score.teams(), kokkos::kTeam, Score::scratch(), score);
       launch_("ds4::merge_best", moves(S * (count + 4 * TopK)), S, 256, Merge::scratch(),
               Merge{best[0], best[1], raw(picks), kokkos::raw(scores), static_cast<int>(begin),
@@ -635,8 +634,9 @@ class KokkosBackend {
         keys += static_cast<double>(segment.count * seen);
         rows += static_cast<double>(segment.count + seen);
       }
-      const kokkos::Cost cost{rows * d * (Bf16 ? 2 : 4) + 8.0 * static_cast<double>(queries * H * d),
-                              4.0 * keys * H * d};
+      const kokkos::Cost cost{
+          rows * d * (Bf16 ? 2 : 4) + 8.0 * static_cast<double>(queries * H * d),
+          4.0 * keys * H * d};
       launch_("ds4::attend", cost, queries * blocks, kokkos::kTeam, Kernel::scratch(), kernel);
     }
   }

@@ -1,8 +1,8 @@
 // Shared-KV attention: some heads of a query against one list of keys, which are the values too.
 //
-// Differs from the reference: keys are taken in tiles of kKeyTile, read once for all heads of a team,
-// with an online softmax. Tiles are counted from the start of a query's own list, so the result does
-// not depend on the other queries of a pass.
+// Differs from the reference: keys are taken in tiles of kKeyTile, read once for all heads of a
+// team, with an online softmax. Tiles are counted from the start of a query's own list, so the
+// result does not depend on the other queries of a pass.
 #pragma once
 
 #include <bit>
@@ -49,6 +49,9 @@ struct Attend {
   using Member = typename Launcher<Space>::Member;
   static constexpr int L = kLanes<Space>;
   static constexpr int kKeyTile = kOnHost<Space> ? 16 : 8;
+  /// Heads and keys whose products a thread sums side by side.
+  static constexpr int kProductHeads = kOnHost<Space> && Heads % 2 == 0 ? 2 : 1;
+  static constexpr int kProductKeys = kOnHost<Space> ? 4 : 1;
   /// A product of a query and a key is summed in so many parts.
   static constexpr int kParts = kOnHost<Space> ? 1 : 8;
   static constexpr int kBlocks = (d + L - 1) / L;  // of channels
@@ -70,7 +73,7 @@ struct Attend {
   int ratio;  ///< 0: no entries
 
   static int head_blocks(int H) { return (H + Heads - 1) / Heads; }
-  static std::size_t scratch() {
+  KOKKOS_FUNCTION static constexpr std::size_t scratch() {
     return sizeof(float) * (Heads * kPadded + kKeyTile * kStride + Heads * kKeyTile * kParts +
                             Heads * kKeyTile + 3 * Heads);
   }
@@ -85,12 +88,12 @@ struct Attend {
     }
     const SequenceKeys keys = sequences[number];
     const int t = static_cast<int>(keys.position + static_cast<std::uint32_t>(s) - keys.first);
-    const int in_window = Kokkos::min(t + 1, W);
+    const int in_window = min_of(t + 1, W);
     int entries = ratio == 0 ? 0 : (t + 1) / ratio;
     const std::int32_t* chosen = nullptr;
     if (picks != nullptr) {
       chosen = picks + static_cast<std::size_t>(s) * static_cast<std::size_t>(top_k);
-      entries = Kokkos::min(entries, top_k);
+      entries = min_of(entries, top_k);
     }
     const int total = in_window + entries;
     const auto key = [&](int i) {
@@ -103,24 +106,23 @@ struct Attend {
       return keys.entries + static_cast<std::size_t>(entry) * kBytes;
     };
 
-    float* memory = static_cast<float*>(
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch())));
-    float* queries = memory;                          // [Heads, kPadded]
-    float* tile = queries + Heads * kPadded;          // [kKeyTile, kStride]
-    float* parts = tile + kKeyTile * kStride;         // [Heads, kKeyTile, kParts]
-    float* p = parts + Heads * kKeyTile * kParts;     // [Heads, kKeyTile]
-    float* top = p + Heads * kKeyTile;                // [Heads]
-    float* sum = top + Heads;                         // [Heads]
-    float* rescale = sum + Heads;                     // [Heads]
+    float* memory = fast_memory<float, Space>(team, scratch());
+    float* queries = memory;                       // [Heads, kPadded]
+    float* tile = queries + Heads * kPadded;       // [kKeyTile, kStride]
+    float* parts = tile + kKeyTile * kStride;      // [Heads, kKeyTile, kParts]
+    float* p = parts + Heads * kKeyTile * kParts;  // [Heads, kKeyTile]
+    float* top = p + Heads * kKeyTile;             // [Heads]
+    float* sum = top + Heads;                      // [Heads]
+    float* rescale = sum + Heads;                  // [Heads]
     const float scale = 1.0f / Kokkos::sqrt(static_cast<float>(d));
 
     const float* of_token = q + static_cast<std::size_t>(s) * static_cast<std::size_t>(H * d);
-    for_each(team, Heads * kPadded, [&](int i) {
-      const int h = Kokkos::min(head + i / kPadded, H - 1);
-      queries[i] = i % kPadded < d ? of_token[h * d + i % kPadded] : 0.0f;
-    });
+    for (int h = 0; h < Heads; ++h) {
+      const float* of_head = of_token + min_of(head + h, H - 1) * d;
+      for_each(team, kPadded, [&](int c) { queries[h * kPadded + c] = c < d ? of_head[c] : 0.0f; });
+    }
     for_each(team, Heads, [&](int h) {
-      top[h] = sink[Kokkos::min(head + h, H - 1)];
+      top[h] = sink[min_of(head + h, H - 1)];
       sum[h] = 1.0f;  // the sink's own exp(sink - top); it has no value
     });
     float values[Heads][kMine * L];
@@ -129,36 +131,40 @@ struct Attend {
     }
 
     for (int begin = 0; begin < total; begin += kKeyTile) {
-      const int n = Kokkos::min(kKeyTile, total - begin);
+      const int n = min_of(kKeyTile, total - begin);
       for (int k = 0; k < n; ++k) {
         const std::byte* row = key(begin + k);
-        for_each(team, kPadded, [&](int c) {
-          tile[k * kStride + c] = c < d ? row_value<Bf16>(row, c) : 0.0f;
-        });
+        for_each(team, kPadded,
+                 [&](int c) { tile[k * kStride + c] = c < d ? row_value<Bf16>(row, c) : 0.0f; });
       }
       team.team_barrier();
-      for (int unit = team.team_rank(); unit < Heads * n * kParts; unit += team.team_size()) {
+      constexpr int kUnits = Heads / kProductHeads * (kKeyTile / kProductKeys) * kParts;
+      for (int unit = team.team_rank(); unit < kUnits; unit += team.team_size()) {
         const int part = unit % kParts;
-        const int k = unit / kParts % n;
-        const int h = unit / kParts / n;
-        parts[(h * kKeyTile + k) * kParts + part] =
-            product(queries + h * kPadded, tile + k * kStride, part);
+        const int k = unit / kParts % (kKeyTile / kProductKeys) * kProductKeys;
+        const int h = unit / kParts / (kKeyTile / kProductKeys) * kProductHeads;
+        if (k >= n) continue;
+        products(parts + (h * kKeyTile + k) * kParts + part, queries + h * kPadded,
+                 tile + k * kStride, part);
       }
       team.team_barrier();
       for_each(team, Heads, [&](int h) {
-        float* row = p + h * kKeyTile;
+        float row[kKeyTile];
         float most = top[h];
-        for (int k = 0; k < n; ++k) {
-          float dot = 0.0f;
-          for (int part = 0; part < kParts; ++part) dot += parts[(h * kKeyTile + k) * kParts + part];
-          row[k] = dot * scale;
-          most = Kokkos::max(most, row[k]);
+        for (int k = 0; k < kKeyTile; ++k) {
+          float dot = parts[(h * kKeyTile + k) * kParts];
+          for (int part = 1; part < kParts; ++part)
+            dot += parts[(h * kKeyTile + k) * kParts + part];
+          row[k] = k < n ? dot * scale : top[h];
         }
-        rescale[h] = Kokkos::exp(top[h] - most);
+        for (int k = 0; k < kKeyTile; ++k) most = row[k] > most ? row[k] : most;
+        rescale[h] = exp_of(top[h] - most);
         top[h] = most;
-        float tile_sum = 0.0f;
-        for (int k = 0; k < n; ++k) tile_sum += row[k] = Kokkos::exp(row[k] - most);
-        sum[h] = sum[h] * rescale[h] + tile_sum;
+        for (int k = 0; k < kKeyTile; ++k) {
+          row[k] = k < n ? exp_of(row[k] - most) : 0.0f;
+          p[h * kKeyTile + k] = row[k];
+        }
+        sum[h] = sum[h] * rescale[h] + sum_lanes(row);
       });
       team.team_barrier();
       for (int i = 0; i < kMine; ++i) {
@@ -183,20 +189,24 @@ struct Attend {
   }
 
  private:
-  // One part of a product of padded rows.
-  KOKKOS_FUNCTION static float product(const float* a, const float* b, int part) {
-    float sum[L];
-    for (int l = 0; l < L; ++l) sum[l] = 0.0f;
-    const int end = Kokkos::min((part + 1) * kPart, kBlocks);
-    for (int block = part * kPart; block < end; ++block) {
-      for (int l = 0; l < L; ++l) {
-        sum[l] = multiply_add(a[block * L + l], b[block * L + l], sum[l]);
+  // One part of the products of some heads with some keys, in rows that are padded.
+  KOKKOS_FUNCTION static void products(float* out, const float* q, const float* keys, int part) {
+    constexpr int kProducts = kProductHeads * kProductKeys;
+    float sum[kProducts][L];
+    for (int i = 0; i < kProducts; ++i) {
+      for (int l = 0; l < L; ++l) sum[i][l] = 0.0f;
+    }
+    const int end = min_of((part + 1) * kPart, kBlocks) * L;
+    for (int c = part * kPart * L; c < end; c += L) {
+      for (int i = 0; i < kProducts; ++i) {
+        const float* a = q + i / kProductKeys * kPadded + c;
+        const float* b = keys + i % kProductKeys * kStride + c;
+        for (int l = 0; l < L; ++l) sum[i][l] = multiply_add(a[l], b[l], sum[i][l]);
       }
     }
-    for (int half = L / 2; half > 0; half /= 2) {
-      for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
+    for (int i = 0; i < kProducts; ++i) {
+      out[(i / kProductKeys * kKeyTile + i % kProductKeys) * kParts] = sum_lanes(sum[i]);
     }
-    return sum[0];
   }
 
   // values of block `i` of this thread, rescaled, plus p * key of the tile's keys.

@@ -11,9 +11,10 @@
 
 namespace ds4::kokkos {
 
-/// entries[j, :] of the windows first, first + 1, ...; a team per entry, a channel per thread. kv and
-/// gate are rows [Projected] of the tokens from `row` on, ape [Ratio, Projected]. Overlapping: the
-/// first halves of window w - 1, then the second halves of window w; window 0 has no first halves.
+/// entries[j, :] of the windows first, first + 1, ...; a team per entry, a channel per thread. kv
+/// and gate are rows [Projected] of the tokens from `row` on, ape [Ratio, Projected]. Overlapping:
+/// the first halves of window w - 1, then the second halves of window w; window 0 has no first
+/// halves.
 template <class Space, int Ratio, bool Overlapping>
 struct PoolEntries {
   float* entries;
@@ -45,11 +46,11 @@ struct PoolEntries {
                ape[static_cast<std::size_t>(i % Ratio) * projected + half(i)];
       };
       float top = logit(0);
-      for (int i = 1; i < slots; ++i) top = Kokkos::max(top, logit(i));
+      for (int i = 1; i < slots; ++i) top = max_of(top, logit(i));
       float sum = 0.0f;
       float weighted = 0.0f;
       for (int i = 0; i < slots; ++i) {
-        const float p = Kokkos::exp(logit(i) - top);
+        const float p = exp_of(logit(i) - top);
         sum += p;
         weighted += p * kvs[static_cast<std::size_t>(i) * projected + half(i)];
       }

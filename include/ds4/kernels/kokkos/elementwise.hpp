@@ -26,10 +26,14 @@ struct Embed {
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
     switch (embed.storage) {
-      case Storage::f32: return copy<Storage::f32>(team);
-      case Storage::bf16: return copy<Storage::bf16>(team);
-      case Storage::fp8: return copy<Storage::fp8>(team);
-      case Storage::fp4: return copy<Storage::fp4>(team);
+      case Storage::f32:
+        return copy<Storage::f32>(team);
+      case Storage::bf16:
+        return copy<Storage::bf16>(team);
+      case Storage::fp8:
+        return copy<Storage::fp8>(team);
+      case Storage::fp4:
+        return copy<Storage::fp4>(team);
     }
   }
 
@@ -210,7 +214,8 @@ struct Argmax {
   int n;
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
-    const float* row = x + static_cast<std::size_t>(team.league_rank()) * static_cast<std::size_t>(n);
+    const float* row =
+        x + static_cast<std::size_t>(team.league_rank()) * static_cast<std::size_t>(n);
     std::uint64_t best = 0;
     Kokkos::parallel_reduce(
         Kokkos::TeamThreadRange(team, n),
@@ -219,9 +224,8 @@ struct Argmax {
           if (key > most) most = key;
         },
         Kokkos::Max<std::uint64_t>(best));
-    Kokkos::single(Kokkos::PerTeam(team), [&] {
-      ids[team.league_rank()] = static_cast<std::int32_t>(index_of(best));
-    });
+    Kokkos::single(Kokkos::PerTeam(team),
+                   [&] { ids[team.league_rank()] = static_cast<std::int32_t>(index_of(best)); });
   }
 };
 

@@ -26,7 +26,7 @@ struct Route {
   const float* bias;          ///< [E] or null
   float scale;
 
-  static std::size_t scratch() { return E * sizeof(float); }
+  KOKKOS_FUNCTION static constexpr std::size_t scratch() { return E * sizeof(float); }
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
     const std::size_t s = static_cast<std::size_t>(team.league_rank());
@@ -36,8 +36,7 @@ struct Route {
       const std::int32_t* of_token = table + static_cast<std::size_t>(ids[s]) * k;
       for_each(team, k, [&](int i) { chosen[i] = of_token[i]; });
     } else {
-      auto* score = static_cast<float*>(
-          team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch())));
+      auto* score = fast_memory<float, Space>(team, scratch());
       for_each(team, E, [&](int e) { score[e] = sqrt_softplus(row[e]) + bias[e]; });
       team.team_barrier();
       std::uint64_t last = ~std::uint64_t{0};
@@ -80,13 +79,12 @@ struct SortByExpert {
   int tile;
 
   static constexpr int kTeamSize = 256;
-  static std::size_t scratch(int experts) {
+  KOKKOS_FUNCTION static constexpr std::size_t scratch(int experts) {
     return 2 * static_cast<std::size_t>(experts) * sizeof(std::int32_t);
   }
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
-    auto* count = static_cast<std::int32_t*>(
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch(experts))));
+    auto* count = fast_memory<std::int32_t, Space>(team, scratch(experts));
     std::int32_t* next = count + experts;  // where an expert's next place goes
     for_each(team, experts, [&](int e) { count[e] = 0; });
     team.team_barrier();
@@ -98,7 +96,7 @@ struct SortByExpert {
       for (int e = 0; e < experts; ++e) {
         next[e] = first;
         for (std::int32_t at = 0; at < count[e]; at += tile) {
-          tiles[number++] = {e, first + at, Kokkos::min(tile, count[e] - at)};
+          tiles[number++] = {e, first + at, min_of(tile, count[e] - at)};
         }
         first += count[e];
       }

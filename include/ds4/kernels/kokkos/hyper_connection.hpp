@@ -31,7 +31,7 @@ struct HyperConnectionWeights {
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
     const int first = team.league_rank() * kWeighedTokens<Space>;
-    for_each(team, Kokkos::min(kWeighedTokens<Space>, S - first), [&](int i) {
+    for_each(team, min_of(kWeighedTokens<Space>, S - first), [&](int i) {
       const std::size_t s = static_cast<std::size_t>(first + i);
       const float* in = u + s * ((2 + N) * N);
       float matrix[N][N];
@@ -57,9 +57,9 @@ struct HyperConnectionWeights {
   KOKKOS_FUNCTION void sinkhorn(float (&m)[N][N]) const {
     for (int a = 0; a < N; ++a) {
       float top = m[a][0];
-      for (int b = 1; b < N; ++b) top = Kokkos::max(top, m[a][b]);
+      for (int b = 1; b < N; ++b) top = max_of(top, m[a][b]);
       float sum = 0.0f;
-      for (int b = 0; b < N; ++b) sum += m[a][b] = Kokkos::exp(m[a][b] - top);
+      for (int b = 0; b < N; ++b) sum += m[a][b] = exp_of(m[a][b] - top);
       const float inverse = 1.0f / sum;
       for (int b = 0; b < N; ++b) m[a][b] = m[a][b] * inverse + eps;
     }
@@ -99,7 +99,7 @@ struct HyperHeadWeights {
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
     const int first = team.league_rank() * kWeighedTokens<Space>;
-    for_each(team, Kokkos::min(kWeighedTokens<Space>, S - first), [&](int i) {
+    for_each(team, min_of(kWeighedTokens<Space>, S - first), [&](int i) {
       for (int n = 0; n < N; ++n) {
         const int at = (first + i) * N + n;
         pre[at] = sigmoid(u[at] * scale[0] + base[n]) + eps;
@@ -126,8 +126,9 @@ struct CollapseStreams {
     for_each(team, D, [&](int i) {
       float sum = 0.0f;
       for (int n = 0; n < N; ++n) {
-        sum = multiply_add(weight[n], streams[static_cast<std::size_t>(n) * width +
-                                              static_cast<std::size_t>(i)], sum);
+        sum = multiply_add(
+            weight[n], streams[static_cast<std::size_t>(n) * width + static_cast<std::size_t>(i)],
+            sum);
       }
       out[i] = sum;
     });
@@ -153,7 +154,8 @@ struct MixStreams {
     float mix[N][N];
     for (int n = 0; n < N; ++n) {
       weight[n] = post[s * N + static_cast<std::size_t>(n)];
-      for (int j = 0; j < N; ++j) mix[j][n] = comb[s * (N * N) + static_cast<std::size_t>(j * N + n)];
+      for (int j = 0; j < N; ++j)
+        mix[j][n] = comb[s * (N * N) + static_cast<std::size_t>(j * N + n)];
     }
     for_each(team, D, [&](int i) {
       float old[N];

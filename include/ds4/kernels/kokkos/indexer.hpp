@@ -1,7 +1,7 @@
 // The lightning indexer: scores of a slab of entries, and the best entries so far.
 //
-// Differs from the reference: entries are scored kSlab at a time and each slab's are merged with the
-// best so far, so memory does not grow with the context.
+// Differs from the reference: entries are scored kSlab at a time and each slab's are merged with
+// the best so far, so memory does not grow with the context.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@ namespace ds4::kokkos {
 /// Entries that are scored between two merges.
 inline constexpr int kSlab = 4096;
 
-/// scores[j, i] of the queries j of one sequence and the entries begin + i of a slab: sum over heads
-/// of weight * relu(q . key) / sqrt(nI dI). Teams of (some queries, kKeys entries).
+/// scores[j, i] of the queries j of one sequence and the entries begin + i of a slab: sum over
+/// heads of weight * relu(q . key) / sqrt(nI dI). Teams of (some queries, kKeys entries).
 template <class Space, int nI, int dI, bool Bf16>
 struct ScoreEntries {
   using Member = typename Launcher<Space>::Member;
@@ -44,17 +44,20 @@ struct ScoreEntries {
     return static_cast<std::size_t>(key_blocks(count)) *
            static_cast<std::size_t>((queries + kQueries - 1) / kQueries);
   }
-  static std::size_t scratch() { return sizeof(float) * (dI * kStride + kParts * kKeys); }
+  KOKKOS_FUNCTION static constexpr std::size_t scratch() {
+    return sizeof(float) * (dI * kStride + kParts * kKeys);
+  }
 
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     const int blocks = (count + kKeys - 1) / kKeys;
     const int first_key = team.league_rank() % blocks * kKeys;
     const int first_query = team.league_rank() / blocks * kQueries;
-    float* tile = static_cast<float*>(  // [dI, kStride]: a channel of all keys side by side
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch())));
+    float* tile = fast_memory<float, Space>(
+        team, scratch());  // [dI, kStride]: a channel of all keys side by side
     float* parts = tile + dI * kStride;
-    const std::byte* rows = keys + static_cast<std::size_t>(begin + first_key) * (dI * (Bf16 ? 2 : 4));
-    const int there = Kokkos::min(kKeys, count - first_key);
+    const std::byte* rows =
+        keys + static_cast<std::size_t>(begin + first_key) * (dI * (Bf16 ? 2 : 4));
+    const int there = min_of(kKeys, count - first_key);
     for_each(team, kKeys * dI, [&](int i) {
       const int k = i / dI;
       tile[i % dI * kStride + k] = k < there ? row_value<Bf16>(rows, i) : 0.0f;
@@ -62,7 +65,7 @@ struct ScoreEntries {
     team.team_barrier();
     const float scale =
         1.0f / Kokkos::sqrt(static_cast<float>(nI)) / Kokkos::sqrt(static_cast<float>(dI));
-    const int last_query = Kokkos::min(first_query + kQueries, queries);
+    const int last_query = min_of(first_query + kQueries, queries);
     for (int j = first_query; j < last_query; ++j) {
       const float* query = q + static_cast<std::size_t>(j) * (nI * dI);
       const float* weight = weights + static_cast<std::size_t>(j) * nI;
@@ -93,7 +96,7 @@ struct ScoreEntries {
     float dot[kHeads][L];
     const float* of_head[kHeads];
     for (int h = 0; h < kHeads; ++h) {
-      of_head[h] = query + Kokkos::min(first + h, nI - 1) * dI;
+      of_head[h] = query + min_of(first + h, nI - 1) * dI;
       for (int l = 0; l < L; ++l) dot[h][l] = 0.0f;
     }
     for (int c = 0; c < dI; ++c) {
@@ -137,14 +140,16 @@ struct MergeBest {
   int ratio;
   int top_k;
 
-  static std::size_t scratch() { return kBuckets * sizeof(std::int32_t) + 4 * sizeof(std::int32_t); }
+  KOKKOS_FUNCTION static constexpr std::size_t scratch() {
+    return kBuckets * sizeof(std::int32_t) + 4 * sizeof(std::int32_t);
+  }
 
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     const std::size_t j = static_cast<std::size_t>(team.league_rank());
     const std::size_t row = j * static_cast<std::size_t>(top_k);
     const int old = begin == 0 ? 0 : before.counts[j];
     const int visible = (position + team.league_rank() + 1) / ratio;
-    const int n = old + Kokkos::max(0, Kokkos::min(visible - begin, count));
+    const int n = old + max_of(0, min_of(visible - begin, count));
     const float* fresh = scores + j * kSlab;
     const auto value = [&](int i) {
       return i < old ? before.values[row + static_cast<std::size_t>(i)] : fresh[i - old];
@@ -156,8 +161,7 @@ struct MergeBest {
       return static_cast<std::uint32_t>(order_key(value(i), 0u) >> 32);
     };
 
-    auto* buckets = static_cast<std::int32_t*>(
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch())));
+    auto* buckets = fast_memory<std::int32_t, Space>(team, scratch());
     std::int32_t* found = buckets + kBuckets;  // the bucket, and how many of it are wanted
     // The key of the top_k-th best, eight bits at a time: `wanted` of those that share its bits so
     // far, the others above it.
@@ -189,26 +193,24 @@ struct MergeBest {
     }
     // Keeps those above the threshold and the first `wanted` at it, in their order: both counts
     // share a number.
-    Kokkos::parallel_scan(Kokkos::TeamThreadRange(team, n),
-                          [&](int i, std::int64_t& so_far, bool last) {
-                            const std::uint32_t k = key(i);
-                            const bool above = n <= top_k || k > threshold;
-                            const bool at = !above && k == threshold;
-                            if (last) {
-                              const auto equals = static_cast<std::int32_t>(so_far >> 32);
-                              const auto more = static_cast<std::int32_t>(so_far & 0xffffffff);
-                              if (above || (at && equals < wanted)) {
-                                const std::size_t to =
-                                    row + static_cast<std::size_t>(
-                                              more + Kokkos::min(equals, wanted));
-                                after.values[to] = value(i);
-                                after.entries[to] = entry(i);
-                                picks[to] = entry(i);
-                              }
-                            }
-                            so_far += (std::int64_t{at} << 32) + std::int64_t{above};
-                          });
-    const int kept = Kokkos::min(n, top_k);
+    Kokkos::parallel_scan(
+        Kokkos::TeamThreadRange(team, n), [&](int i, std::int64_t& so_far, bool last) {
+          const std::uint32_t k = key(i);
+          const bool above = n <= top_k || k > threshold;
+          const bool at = !above && k == threshold;
+          if (last) {
+            const auto equals = static_cast<std::int32_t>(so_far >> 32);
+            const auto more = static_cast<std::int32_t>(so_far & 0xffffffff);
+            if (above || (at && equals < wanted)) {
+              const std::size_t to = row + static_cast<std::size_t>(more + min_of(equals, wanted));
+              after.values[to] = value(i);
+              after.entries[to] = entry(i);
+              picks[to] = entry(i);
+            }
+          }
+          so_far += (std::int64_t{at} << 32) + std::int64_t{above};
+        });
+    const int kept = min_of(n, top_k);
     for_each(team, top_k - kept,
              [&](int i) { picks[row + static_cast<std::size_t>(kept + i)] = -1; });
     Kokkos::single(Kokkos::PerTeam(team), [&] { after.counts[j] = kept; });
@@ -225,8 +227,8 @@ struct PickAll {
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
     const int visible = (position + team.league_rank() + 1) / ratio;
-    std::int32_t* row = picks + static_cast<std::size_t>(team.league_rank()) *
-                                    static_cast<std::size_t>(top_k);
+    std::int32_t* row =
+        picks + static_cast<std::size_t>(team.league_rank()) * static_cast<std::size_t>(top_k);
     for_each(team, top_k, [&](int i) { row[i] = i < visible ? i : -1; });
   }
 };

@@ -37,8 +37,8 @@ struct Job {
   std::int32_t places_per_row = 1;
 
   KOKKOS_INLINE_FUNCTION const float* token(std::int32_t i, std::int32_t group) const {
-    const std::size_t row = static_cast<std::size_t>(
-        places == nullptr ? i : places[i] / places_per_row);
+    const std::size_t row =
+        static_cast<std::size_t>(places == nullptr ? i : places[i] / places_per_row);
     return x + row * x_stride + static_cast<std::size_t>(group) * static_cast<std::size_t>(w.cols);
   }
 };
@@ -122,8 +122,8 @@ struct ExpertJobs {
   }
 };
 
-/// sum[t][l] += w[row l, k] * x_t[k] for the columns begin .. end - 1, within one chunk, of T tokens
-/// and the L rows of a panel from `lane` on.
+/// sum[t][l] += w[row l, k] * x_t[k] for the columns begin .. end - 1, within one chunk, of T
+/// tokens and the L rows of a panel from `lane` on.
 template <Storage S, int T, int L>
 KOKKOS_INLINE_FUNCTION void multiply_columns(float (&sum)[T][L], const Job& job, int lane,
                                              std::int32_t begin, std::int32_t end,
@@ -169,7 +169,7 @@ struct MultiplyFew {
   static constexpr int kTeamSize = 256;
   Jobs jobs;
 
-  static std::size_t scratch(std::int32_t cols) {
+  KOKKOS_FUNCTION static constexpr std::size_t scratch(std::int32_t cols) {
     const std::int32_t chunks = (cols + kChunk<Space> - 1) / kChunk<Space>;
     return static_cast<std::size_t>(chunks) * T * kPanelRows * sizeof(float);
   }
@@ -179,15 +179,14 @@ struct MultiplyFew {
     if (!jobs.job(team.league_rank(), job)) return;
     constexpr std::int32_t kCols = kChunk<Space>;
     const std::int32_t chunks = (job.w.cols + kCols - 1) / kCols;
-    auto* parts = static_cast<float*>(
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch(job.w.cols))));
+    auto* parts = fast_memory<float, Space>(team, scratch(job.w.cols));
     const std::int32_t first_row = job.panel * kPanelRows;
-    const std::int32_t last_row = Kokkos::min(first_row + kPanelRows, job.w.rows) - 1;
+    const std::int32_t last_row = min_of(first_row + kPanelRows, job.w.rows) - 1;
     // A panel may hold the rows of several groups: each is multiplied with its own columns of x.
     for (std::int32_t group = first_row / job.group_rows; group <= last_row / job.group_rows;
          ++group) {
       const float* x[T];
-      for (int t = 0; t < T; ++t) x[t] = job.token(Kokkos::min(t, job.count - 1), group);
+      for (int t = 0; t < T; ++t) x[t] = job.token(min_of(t, job.count - 1), group);
       for (int unit = team.team_rank(); unit < chunks * (kPanelRows / L);
            unit += team.team_size()) {
         const int lane = unit % (kPanelRows / L) * L;
@@ -197,7 +196,7 @@ struct MultiplyFew {
           for (int l = 0; l < L; ++l) sum[t][l] = 0.0f;
         }
         const std::int32_t begin = chunk * kCols;
-        multiply_columns<S, T, L>(sum, job, lane, begin, Kokkos::min(begin + kCols, job.w.cols), x);
+        multiply_columns<S, T, L>(sum, job, lane, begin, min_of(begin + kCols, job.w.cols), x);
         for (int t = 0; t < T; ++t) {
           float* out = parts + (chunk * T + t) * kPanelRows + lane;
           for (int l = 0; l < L; ++l) out[l] = sum[t][l];
@@ -234,7 +233,7 @@ struct MultiplyMany {
   static constexpr int kTokenStride = kTile + 1;  // odd, so that columns lie in different banks
   Jobs jobs;
 
-  static std::size_t scratch() {
+  KOKKOS_FUNCTION static constexpr std::size_t scratch() {
     const int tokens = kHost ? 0 : kStep * kTokenStride;
     return static_cast<std::size_t>(kStep * kPanelRows + tokens) * sizeof(float);
   }
@@ -242,14 +241,13 @@ struct MultiplyMany {
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     Job job;
     if (!jobs.job(team.league_rank(), job)) return;
-    auto* weights = static_cast<float*>(
-        team.team_scratch(kScratchLevel<Space>).get_shmem(static_cast<int>(scratch())));
+    auto* weights = fast_memory<float, Space>(team, scratch());
     const std::int32_t first_row = job.panel * kPanelRows;
-    const std::int32_t last_row = Kokkos::min(first_row + kPanelRows, job.w.rows) - 1;
+    const std::int32_t last_row = min_of(first_row + kPanelRows, job.w.rows) - 1;
     for (std::int32_t group = first_row / job.group_rows; group <= last_row / job.group_rows;
          ++group) {
-      const std::int32_t low = Kokkos::max(first_row, group * job.group_rows) - first_row;
-      const std::int32_t high = Kokkos::min(last_row + 1, (group + 1) * job.group_rows) - first_row;
+      const std::int32_t low = max_of(first_row, group * job.group_rows) - first_row;
+      const std::int32_t high = min_of(last_row + 1, (group + 1) * job.group_rows) - first_row;
       if constexpr (kHost) {
         multiply_on_host(team, job, group, weights, low, high);
       } else {
@@ -311,7 +309,7 @@ struct MultiplyMany {
                                         std::int32_t low, std::int32_t high) {
     const float* x[Tokens];
     for (int t = 0; t < Tokens; ++t) {
-      x[t] = job.token(Kokkos::min(t0 + t, job.count - 1), group) + begin;
+      x[t] = job.token(min_of(t0 + t, job.count - 1), group) + begin;
     }
     float sum[Tokens][R];
     for (int t = 0; t < Tokens; ++t) {
@@ -330,10 +328,10 @@ struct MultiplyMany {
   }
 
   KOKKOS_FUNCTION static void multiply_on_host(const Member& team, const Job& job,
-                                               std::int32_t group, float* weights,
-                                               std::int32_t low, std::int32_t high) {
+                                               std::int32_t group, float* weights, std::int32_t low,
+                                               std::int32_t high) {
     for (std::int32_t begin = 0; begin < job.w.cols; begin += kStep) {
-      const std::int32_t columns = Kokkos::min(kStep, job.w.cols - begin);
+      const std::int32_t columns = min_of(kStep, job.w.cols - begin);
       expand(team, weights, job, begin, columns);
       team.team_barrier();
       // Threads take turns of T tokens; the last ones in tiles of 4.
@@ -356,13 +354,13 @@ struct MultiplyMany {
     const int row = team.team_rank() % (kPanelRows / R) * R;
     const int t0 = team.team_rank() / (kPanelRows / R) * T;
     for (std::int32_t chunk = 0; chunk < job.w.cols; chunk += kChunk<Space>) {
-      const std::int32_t end = Kokkos::min(chunk + kChunk<Space>, job.w.cols);
+      const std::int32_t end = min_of(chunk + kChunk<Space>, job.w.cols);
       float sum[T][R];
       for (int t = 0; t < T; ++t) {
         for (int r = 0; r < R; ++r) sum[t][r] = 0.0f;
       }
       for (std::int32_t begin = chunk; begin < end; begin += kStep) {
-        const std::int32_t columns = Kokkos::min(kStep, end - begin);
+        const std::int32_t columns = min_of(kStep, end - begin);
         expand(team, weights, job, begin, columns);
         for_each(team, kTile * kStep, [&](int i) {
           const std::int32_t t = i / kStep;
@@ -410,10 +408,14 @@ void multiply(const Launcher<Space>& launch, std::string_view label, const Cost&
     }
   };
   switch (storage) {
-    case Storage::f32: return with.template operator()<Storage::f32>();
-    case Storage::bf16: return with.template operator()<Storage::bf16>();
-    case Storage::fp8: return with.template operator()<Storage::fp8>();
-    case Storage::fp4: return with.template operator()<Storage::fp4>();
+    case Storage::f32:
+      return with.template operator()<Storage::f32>();
+    case Storage::bf16:
+      return with.template operator()<Storage::bf16>();
+    case Storage::fp8:
+      return with.template operator()<Storage::fp8>();
+    case Storage::fp4:
+      return with.template operator()<Storage::fp4>();
   }
 }
 

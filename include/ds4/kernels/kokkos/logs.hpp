@@ -66,14 +66,14 @@ class DeviceLog {
   // Room for `count` more rows in memory that no other log has.
   void make_room(const Space& space, std::size_t count) {
     const std::size_t bytes = row_bytes();
-    const bool own = memory_.use_count() <= 1;
+    const bool own = !memory_.is_shared();
     if (own && (skip_ + rows_ + count) * bytes <= memory_.size()) return;
     // Forgotten rows make room if the others fit in their place.
     if (own && skip_ >= rows_ && (rows_ + count) * bytes <= memory_.size()) {
       if (rows_ > 0) copy_on_device(space, memory_.data(), data(), rows_ * bytes);
     } else {
       const std::size_t wanted = std::max(2 * (rows_ + count), kLeastRows);
-      auto memory = allocate<Space>(wanted * bytes, "ds4 state");
+      Bytes<Space> memory("ds4 state", wanted * bytes);
       if (rows_ > 0) copy_on_device(space, memory.data(), data(), rows_ * bytes);
       space.fence("ds4::state");  // before the old memory goes
       memory_ = std::move(memory);

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <exception>
 #include <memory>
-#include <new>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -52,29 +51,44 @@ KOKKOS_INLINE_FUNCTION const T* raw(const OnDevice<T>* at) {
   return reinterpret_cast<const T*>(at);
 }
 
+/// Bytes in the memory of a space, freed with the last copy; none to begin with.
 template <class Space>
-using Bytes = Kokkos::View<std::byte*, typename Space::memory_space>;
+class Bytes {
+  using MemorySpace = typename Space::memory_space;
 
-/// Memory of the space, not initialised. Throws ds4::Error, which says what it is for, if there is
-/// not enough.
-template <class Space>
-Bytes<Space> allocate(std::size_t bytes, const std::string& what) {
-  try {
-    return Bytes<Space>(Kokkos::view_alloc(Kokkos::WithoutInitializing, what), bytes);
-  } catch (const std::exception&) {  // of a type that differs between Kokkos' versions
-    throw Error(what, "found no room for " + std::to_string(bytes) + " bytes in the memory of " +
-                          Space::name());
+ public:
+  Bytes() = default;
+  /// Not initialised. Throws ds4::Error, which says what they are for, if there is no room.
+  Bytes(const std::string& what, std::size_t size) : size_(size) {
+    void* memory = nullptr;
+    try {
+      memory = Kokkos::kokkos_malloc<MemorySpace>(what, size);
+    } catch (const std::exception&) {  // of a type that differs between Kokkos' versions
+    }
+    if (memory == nullptr && size > 0) {
+      throw Error(what, "found no room for " + std::to_string(size) + " bytes in the memory of " +
+                            Space::name());
+    }
+    memory_ = {static_cast<std::byte*>(memory),
+               [](std::byte* at) { Kokkos::kokkos_free<MemorySpace>(at); }};
   }
-}
+
+  std::byte* data() const { return memory_.get(); }
+  std::size_t size() const { return size_; }
+  /// Whether a copy has this memory as well.
+  bool is_shared() const { return memory_.use_count() > 1; }
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  std::size_t size_ = 0;
+};
 
 /// Copies between the host's memory and the space's, complete on return.
 template <class Space>
 void copy_to_device(const Space& space, std::byte* device, const void* host, std::size_t bytes) {
   using Host = Kokkos::View<const std::byte*, Kokkos::HostSpace, Kokkos::MemoryUnmanaged>;
-  using Device =
-      Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
-  Kokkos::deep_copy(space, Device(device, bytes),
-                    Host(static_cast<const std::byte*>(host), bytes));
+  using Device = Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  Kokkos::deep_copy(space, Device(device, bytes), Host(static_cast<const std::byte*>(host), bytes));
   space.fence("ds4::copy_to_device");
 }
 template <class Space>
@@ -88,15 +102,14 @@ void copy_to_host(const Space& space, void* host, const std::byte* device, std::
 /// Copies within the space's memory, in the order of its other work; the ranges do not overlap.
 template <class Space>
 void copy_on_device(const Space& space, std::byte* to, const std::byte* from, std::size_t bytes) {
-  using Device =
-      Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
+  using Device = Kokkos::View<std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
   using Source =
       Kokkos::View<const std::byte*, typename Space::memory_space, Kokkos::MemoryUnmanaged>;
   Kokkos::deep_copy(space, Device(to, bytes), Source(from, bytes));
 }
 
-/// Values [E...] of T on the device: a norm's weight, a bias, a table. Copies share the memory, which
-/// nothing writes to after the upload.
+/// Values [E...] of T on the device: a norm's weight, a bias, a table. Copies share the memory,
+/// which nothing writes to after the upload.
 template <class Space, class T, std::size_t Lead, std::size_t... Rest>
 class Constants {
  public:
@@ -105,7 +118,7 @@ class Constants {
 
   Constants() = default;
   Constants(const Space& space, const Host& values)
-      : memory_(allocate<Space>(values.size() * sizeof(T), "ds4 parameters")) {
+      : memory_("ds4 parameters", values.size() * sizeof(T)) {
     copy_to_device(space, memory_.data(), values.data(), memory_.size());
   }
   const OnDevice<T>* data() const { return reinterpret_cast<const OnDevice<T>*>(memory_.data()); }
@@ -129,7 +142,7 @@ class Arena {
       cursor = {cursor.block + 1, 0};
     }
     if (cursor.block == blocks_.size()) {
-      blocks_.push_back(allocate<Space>(std::max(bytes, kLeastBlock), "ds4 scratch memory"));
+      blocks_.emplace_back("ds4 scratch memory", std::max(bytes, kLeastBlock));
     }
     std::byte* memory = blocks_[cursor.block].data() + cursor.used;
     cursor.used += bytes;

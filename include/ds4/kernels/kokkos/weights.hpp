@@ -54,8 +54,8 @@ KOKKOS_INLINE_FUNCTION float value_of(std::uint32_t word, int i) {
 
 /// A matrix [rows, cols] in panels of kPanelRows rows. Panel p is [words][kPanelRows] words: word w
 /// of a row holds kPerWord columns from w * kPerWord on, the first in its lowest bits. Scales are
-/// [p][blocks of kScaleCols columns][kPanelRows], F8_E8M0 or float32. What lies beyond rows and cols
-/// is zero.
+/// [p][blocks of kScaleCols columns][kPanelRows], F8_E8M0 or float32. What lies beyond rows and
+/// cols is zero.
 struct PackedMatrix {
   const std::uint32_t* words = nullptr;
   const std::byte* scales = nullptr;
@@ -107,10 +107,17 @@ inline PackedMatrix packed_shape(const StoredMatrix& stored) {
     scale_cols = kScaleCols<S>;
   };
   switch (stored.dtype) {
-    case DType::bf16: lay_out.template operator()<Storage::bf16>(); break;
-    case DType::f8_e4m3: lay_out.template operator()<Storage::fp8>(); break;
-    case DType::i8: lay_out.template operator()<Storage::fp4>(); break;
-    default: lay_out.template operator()<Storage::f32>();  // f32, f16
+    case DType::bf16:
+      lay_out.template operator()<Storage::bf16>();
+      break;
+    case DType::f8_e4m3:
+      lay_out.template operator()<Storage::fp8>();
+      break;
+    case DType::i8:
+      lay_out.template operator()<Storage::fp4>();
+      break;
+    default:
+      lay_out.template operator()<Storage::f32>();  // f32, f16
   }
   packed.words_per_row = (packed.cols + per_word - 1) / per_word;
   if (scale_cols > 0) packed.scales_per_row = (packed.cols + scale_cols - 1) / scale_cols;
@@ -123,9 +130,8 @@ inline void pack(std::uint32_t* words, std::byte* scales, const PackedMatrix& pa
                  const StoredMatrix& stored) {
   const auto size = [](std::int32_t n) { return static_cast<std::size_t>(n); };
   const std::size_t per_row = size(packed.words_per_row);
-  const std::size_t row_bytes = stored.dtype == DType::i8
-                                    ? (stored.cols + 1) / 2
-                                    : stored.cols * dtype_size(stored.dtype);
+  const std::size_t row_bytes =
+      stored.dtype == DType::i8 ? (stored.cols + 1) / 2 : stored.cols * dtype_size(stored.dtype);
   const std::size_t scale_size = packed.float_scales ? 4 : 1;
   const auto one_panel = [&](std::size_t p) {
     std::vector<std::uint32_t> row(per_row);
@@ -210,11 +216,11 @@ class WeightPool {
       const std::size_t rest = expected_ > used_ ? expected_ - used_ : 0;
       const std::size_t size = std::max(bytes, std::min(kBlock, rest + rest / 8));
       try {
-        blocks_.push_back(allocate<Space>(size, "ds4 weights"));
+        blocks_.emplace_back("ds4 weights", size);
       } catch (const Error&) {
         throw Error("weights", "expected room for " + std::to_string(expected_) +
-                                   " bytes in the memory of " + Space::name() + ", found room for " +
-                                   std::to_string(used_));
+                                   " bytes in the memory of " + Space::name() +
+                                   ", found room for " + std::to_string(used_));
       }
       left_ = size;
     }

@@ -1,0 +1,32 @@
+// --backend kokkos, on the execution space that Kokkos was built for.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include <Kokkos_Core.hpp>
+
+#include <ds4/kernels/kokkos.hpp>
+
+#include "cli/model_of.hpp"
+#include "cli/progress.hpp"
+
+namespace ds4::cli {
+
+template <>
+struct BackendTraits<KokkosBackend<>> {
+  static constexpr std::string_view kName = "kokkos";
+  static KokkosBackend<> make(const BackendOptions& options) {
+    // Kokkos lives until the program ends, and only where it is used: it reads the environment.
+    static const Kokkos::ScopeGuard kokkos(Kokkos::InitializationSettings()
+                                               .set_num_threads(static_cast<int>(options.threads))
+                                               .set_disable_warnings(true));
+    const auto bar = std::make_shared<ProgressBar>();
+    return KokkosBackend<>({.exact = options.exact,
+                            .progress = [bar](std::size_t uploaded, std::size_t total) {
+                              bar->show(uploaded, total);
+                            }});
+  }
+};
+
+}  // namespace ds4::cli
