@@ -22,10 +22,10 @@ struct BackendTraits<KokkosBackend<>> {
                                                .set_num_threads(static_cast<int>(options.threads))
                                                .set_disable_warnings(true));
     const auto bar = std::make_shared<ProgressBar>();
-    return KokkosBackend<>({.exact = options.exact,
-                            .progress = [bar](std::size_t uploaded, std::size_t total) {
-                              bar->show(uploaded, total);
-                            }});
+    return KokkosBackend<>(
+        {.exact = options.exact, .progress = [bar](std::size_t uploaded, std::size_t total) {
+           bar->show(uploaded, total);
+         }});
   }
 };
 

@@ -28,6 +28,7 @@
 #include "cli/any_model.hpp"
 #include "cli/cost.hpp"
 #include "cli/io.hpp"
+#include "cli/launches.hpp"
 #include "cli/machine_limits.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -180,6 +181,15 @@ std::map<std::string, double> component_seconds(AnyModel& model, AnyState state,
   return times.seconds();
 }
 
+/// What a backend launches for one pass over these tokens behind a state; nothing if it launches no
+/// kernels.
+std::vector<Launches> launches_of(AnyModel& model, AnyState& state,
+                                  std::span<const std::int32_t> ids) {
+  model.take_launches();
+  model.prefill(state, ids);
+  return model.take_launches();
+}
+
 void bench(const BenchOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
@@ -231,6 +241,14 @@ void bench(const BenchOptions& options) {
                                                 all.subspan(context, decoded), decoded),
                               decoded)}};
 
+  Json launches = Json::object();
+  AnyState launched = model->new_state();
+  const auto of_prefill = launches_of(*model, launched, all.first(chunk));
+  if (!of_prefill.empty()) {
+    launches["prefill"] = launches_json(of_prefill);
+    launches["decode"] = launches_json(launches_of(*model, launched, all.subspan(chunk, 1)));
+  }
+
   const double f32_flops = flops_per_s(options.model.threads, false);
   const double bf16_flops = flops_per_s(options.model.threads, true);
   const double peak = cost.reduced_matrices && !options.model.exact ? bf16_flops : f32_flops;
@@ -276,6 +294,7 @@ void bench(const BenchOptions& options) {
                        {"bf16_flops_per_s", bf16_flops}};
   result["milliseconds_per_token"] = components;
   result["backend"] = options.model.backend;
+  if (!launches.empty()) result["launches"] = launches;
   std::size_t weight_bytes = 0;
   for (const StoredTensor& tensor : model->checkpoint().tensors()) {
     weight_bytes += tensor.data.size();
@@ -314,6 +333,9 @@ void bench(const BenchOptions& options) {
     for (const auto& [name, value] : result["milliseconds_per_token"][phase].items()) {
       line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
     }
+  }
+  for (const auto& [phase, of_phase] : launches.items()) {
+    print(launches_table(phase, of_phase));
   }
   line("peak memory %.0f MB; weights %.0f MB, ", static_cast<double>(peak_rss) / 1e6,
        static_cast<double>(weight_bytes) / 1e6);
