@@ -1,0 +1,52 @@
+// The program's model on --backend kokkos, as its verbs use it.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <cli/backend_kokkos.hpp>
+#include <cli/launches.hpp>
+#include <doctest/doctest.h>
+
+#include <ds4/models/tiny_flash_config.hpp>
+#include <support/compare.hpp>
+#include <support/golden.hpp>
+
+TEST_CASE("kokkos: the program's model gives golden logits and counts its launches") {
+  const ds4::cli::CompiledModel compiled =
+      ds4::cli::compiled_model<ds4::models::tiny_flash, ds4::KokkosBackend<>>();
+  CHECK(compiled.backend == "kokkos");
+  const auto dir = ds4::test::data_dir("tiny-flash");
+  const std::unique_ptr<ds4::cli::AnyModel> model = compiled.load(dir, {.threads = 1});
+  const ds4::test::Golden golden(dir / "golden.safetensors");
+  const auto ids = golden.indices("input_ids");
+
+  ds4::cli::AnyState state = model->new_state();
+  const ds4::cli::AnyModel::Sequence sequence{&state, ids};
+  const ds4::cli::Logits logits = model->forward({&sequence, 1});
+  ds4::test::check_close("logits", logits.values, golden.values("logits"),
+                         1e-4 * ds4::test::standard_deviation(golden.values("logits")));
+
+  model->take_launches();
+  model->decode(state, 1);
+  const auto launches = model->take_launches();
+  REQUIRE_FALSE(launches.empty());
+  CHECK(model->take_launches().empty());
+  const auto json = ds4::cli::launches_json(launches);
+  std::size_t count = 0;
+  for (const auto& kernel : json["kernels"]) {
+    count += kernel["launches"].get<std::size_t>();
+    // The roofline: a launch takes at least what its bytes and its operations take.
+    CHECK(kernel["estimated_seconds"]["H100 SXM"].get<double>() >=
+          kernel["bytes"].get<double>() / 3.35e12);
+    CHECK(kernel["estimated_seconds"]["MI300X"].get<double>() >=
+          kernel["flops"].get<double>() / 163.4e12);
+  }
+  CHECK(json["launches"] == count);
+  // The head reads its whole matrix, [256, 64] in float32.
+  const auto linear = std::ranges::find(launches, "ds4::linear", &ds4::cli::Launches::label);
+  REQUIRE(linear != launches.end());
+  CHECK(linear->bytes > 256.0 * 64.0 * 4.0);
+}
