@@ -107,7 +107,12 @@ class LayerSequence {
     const auto tuple_part = [&]<std::size_t... I>([[maybe_unused]] std::size_t first,
                                                   [[maybe_unused]] auto part,
                                                   std::index_sequence<I...>) {
-      (f(first + I, [&](auto& sequence) -> auto& { return std::get<I>(part(sequence)); }), ...);
+      // nvcc does not expand a pack inside a lambda of a fold.
+      [[maybe_unused]] const auto visit =
+          [&]<std::size_t J>(std::integral_constant<std::size_t, J>) {
+            f(first + J, [&](auto& sequence) -> auto& { return std::get<J>(part(sequence)); });
+          };
+      (visit(std::integral_constant<std::size_t, I>()), ...);
     };
     tuple_part(
         0, [](auto& sequence) -> auto& { return sequence.prefix; },

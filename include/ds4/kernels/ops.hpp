@@ -47,7 +47,7 @@ struct RotaryTable {
 /// same for all), an operation divides its work among them, and its result is complete for all
 /// lanes when it returns.
 template <class B>
-concept Backend = requires(B backend) {
+concept Backend = requires(B backend, void (*lane)(B&)) {
   typename B::Scalar;
   typename B::template Matrix<2, 3>;
   typename B::template Parameter<2>;
@@ -56,7 +56,7 @@ concept Backend = requires(B backend) {
   typename B::template KeyLog<2>;    // rows that queries attend to: window and compressed entries
   typename B::template IndexLog<2>;  // rows that the indexer scores
   backend.scratch();
-  backend.run([](B&) {});
+  backend.run(lane);  // no lambda here: nvcc does not accept one in a concept
   { backend.is_leader() } -> std::same_as<bool>;  // true on exactly one lane
   backend.wait_for_all();
   { backend.scratch_bytes() } -> std::same_as<std::size_t>;  // kept from pass to pass

@@ -147,7 +147,7 @@ class Reference {
 
   template <std::size_t... E>
   void rms_norm(RowsView<T, E...> y, RowsView<const T, E...> x, double eps) {
-    constexpr std::size_t K = std::array{E...}[sizeof...(E) - 1];
+    constexpr std::size_t K = std::array<std::size_t, sizeof...(E)>{E...}.back();
     reference::rms_norm<T>(y.data(), x.data(), nullptr, x.size() / K, K, T(eps));
   }
 

@@ -296,7 +296,7 @@ class Simd {
   }
   template <std::size_t... E>
   void rms_norm(RowsView<float, E...> y, RowsView<const float, E...> x, double eps) {
-    constexpr std::size_t K = std::array{E...}[sizeof...(E) - 1];
+    constexpr std::size_t K = std::array<std::size_t, sizeof...(E)>{E...}.back();
     for_part(x.size() / K, 1, [&](std::size_t i) {
       kernels_->rms_norm(y.data() + i * K, x.data() + i * K, nullptr, K, static_cast<float>(eps));
     });
