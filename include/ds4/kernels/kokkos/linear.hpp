@@ -102,14 +102,14 @@ struct ExpertJobs {
            static_cast<std::size_t>(most_tiles);
   }
   KOKKOS_INLINE_FUNCTION bool job(std::int32_t team, Job& job) const {
-    const std::int32_t panels = (rows + kPanelRows - 1) / kPanelRows;
-    const std::int32_t number = team / panels;
+    // Tiles first: the idle ones, at the end, are spread over all panels and so over all threads.
+    const std::int32_t number = team % most_tiles;
     if (number >= *tile_count) return false;
     const ExpertTile tile = tiles[number];
     job.w = experts[tile.expert * matrices];
     if (job.w.storage != storage) return false;
     const std::size_t first = static_cast<std::size_t>(tile.first);
-    job.panel = team % panels;
+    job.panel = team / most_tiles;
     job.count = tile.count;
     job.x = places == nullptr ? x + first * x_stride : x;
     job.x_stride = x_stride;
@@ -423,7 +423,12 @@ void multiply(const Launcher<Space>& launch, std::string_view label, const Cost&
 template <class Space>
 constexpr std::int32_t tile_tokens(std::int32_t tokens) {
   if (tokens <= kFewTokens) return tokens == 1 ? 1 : kFewTokens;
-  return MultiplyMany<Space, Storage::f32, DenseJobs>::kTile;
+  using Kernel = MultiplyMany<Space, Storage::f32, DenseJobs>;
+  if (!kOnHost<Space>) return Kernel::kTile;
+  // As few tiles as possible, all of nearly the same size.
+  const std::int32_t tiles = (tokens + Kernel::kTile - 1) / Kernel::kTile;
+  const std::int32_t even = (tokens + tiles - 1) / tiles;
+  return (even + Kernel::T - 1) / Kernel::T * Kernel::T;
 }
 
 }  // namespace ds4::kokkos

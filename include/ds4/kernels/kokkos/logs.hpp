@@ -66,7 +66,9 @@ class DeviceLog {
   // Room for `count` more rows in memory that no other log has.
   void make_room(const Space& space, std::size_t count) {
     const std::size_t bytes = row_bytes();
-    const bool own = !memory_.is_shared();
+    // Memory of a prompt's rows is not kept for single tokens.
+    const bool oversized = memory_.size() > 4 * (rows_ + count + kLeastRows) * bytes;
+    const bool own = !memory_.is_shared() && !oversized;
     if (own && (skip_ + rows_ + count) * bytes <= memory_.size()) return;
     // Forgotten rows make room if the others fit in their place.
     if (own && skip_ >= rows_ && (rows_ + count) * bytes <= memory_.size()) {
