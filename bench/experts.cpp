@@ -55,8 +55,7 @@ class RoutedExperts {
     const std::size_t tokens = x_.extent(0);
     measure(state, backend_, 1, [&](B& lane, std::size_t i) {
       ops::routed_experts(lane, y_.view(), x_.view(), picks_[i % picks_.size()].view(),
-                          weights_.view(), experts_,
-                          Config::swiglu_limit);
+                          weights_.view(), experts_, Config::swiglu_limit);
     });
     const std::size_t used = std::min(tokens * k, kExperts);
     set_rates(state, product(used, 3, bytes_), product(2 * 3, tokens * k, D, F));

@@ -14,8 +14,8 @@
 namespace ds4 {
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
-/// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's, B::bind_small a
-/// parameter or a table; B::bind_experts completes the experts of a layer.
+/// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's, B::bind_small
+/// a parameter or a table; B::bind_experts completes the experts of a layer.
 template <class B>
 class WeightLoader {
  public:
