@@ -18,9 +18,12 @@ struct BackendTraits<KokkosBackend<>> {
   static constexpr std::string_view kName = "kokkos";
   static KokkosBackend<> make(const BackendOptions& options) {
     // Kokkos lives until the program ends, and only where it is used: it reads the environment.
-    static const Kokkos::ScopeGuard kokkos(Kokkos::InitializationSettings()
-                                               .set_num_threads(static_cast<int>(options.threads))
-                                               .set_disable_warnings(true));
+    static const auto kokkos = Kokkos::is_initialized()
+                                   ? nullptr
+                                   : std::make_unique<Kokkos::ScopeGuard>(
+                                         Kokkos::InitializationSettings()
+                                             .set_num_threads(static_cast<int>(options.threads))
+                                             .set_disable_warnings(true));
     const auto bar = std::make_shared<ProgressBar>();
     return KokkosBackend<>(
         {.exact = options.exact, .progress = [bar](std::size_t uploaded, std::size_t total) {
