@@ -11,7 +11,7 @@
 #include <ds4/indexer.hpp>
 #include <ds4/pass.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Where the queries of one segment find their keys: the window's rows and the compressed entries.
 template <class Log>
@@ -162,4 +162,4 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   ops::linear(backend, out, g.template as<G * o_lora>(), wo_b);
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -8,7 +8,7 @@
 #include <ds4/pass.hpp>
 #include <ds4/rotary.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Compresses every m = Ratio tokens to an entry of Width values. Overlapping (CSA, indexer): the
 /// first half of a token's projection feeds the next window's entry, the second half its own.
@@ -104,4 +104,4 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
   }
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

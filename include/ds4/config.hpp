@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The three kinds of attention, model.md section 5.
 enum class AttentionKind : std::uint8_t {
@@ -286,4 +286,4 @@ constexpr RouterKind router_kind(std::size_t layer) {
   return layer < C::num_hash_layers ? RouterKind::hash : RouterKind::learned;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

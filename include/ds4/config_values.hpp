@@ -12,7 +12,7 @@
 
 #include <ds4/config.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// What a configuration type states (see ModelConfig), and what only a config.json does.
 struct ConfigValues {
@@ -177,4 +177,4 @@ inline std::vector<FieldDifference> compare(const ConfigValues& file,
   return differences;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -9,7 +9,7 @@
 #include <ds4/moe.hpp>
 #include <ds4/pass.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// One layer's weights and its forward pass. Layers of one (Ratio, Router) share one type, so their
 /// code exists once. Source: model.md 2.
@@ -80,4 +80,4 @@ void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView
   pass.observe("output", X);
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

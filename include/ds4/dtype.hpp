@@ -10,7 +10,7 @@
 #include <optional>
 #include <string_view>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Element type of a tensor in a file. An FP4 matrix is stored as I8, two elements to a byte.
 enum class DType : std::uint8_t { f64, f32, bf16, f16, f8_e4m3, f8_e8m0, i64, i32, i8, u8 };
@@ -149,4 +149,4 @@ constexpr std::uint8_t fp4_from_float(float x) {
   return static_cast<std::uint8_t>((bits >> 28 & 8u) | code);
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

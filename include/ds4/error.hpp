@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Every run-time failure of the library: a bad file, configuration or input.
 /// what() is one line, "ds4: <where>: <what, expected, found>": where names the file, tensor or
@@ -16,4 +16,4 @@ class Error : public std::runtime_error {
       : std::runtime_error("ds4: " + std::string(where) + ": " + std::string(what)) {}
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -6,7 +6,7 @@
 
 #include <ds4/pass.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// One site's hyper-connection. Source: model.md 3; paper 2.2.
 template <ModelConfig C, Backend B>
@@ -80,4 +80,4 @@ struct HyperHead {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -8,7 +8,7 @@
 #include <ds4/compressor.hpp>
 #include <ds4/pass.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Scores every visible entry for every query and keeps the index_topk best.
 /// Source: model.md 5.2; paper 2.3.1, eqs. 13 to 17.
@@ -58,4 +58,4 @@ struct Indexer {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -11,7 +11,7 @@
 
 #include <ds4/config.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// How a configuration's layers fall into prefix, repeated pairs and suffix: the pairs are the
 /// longest run of learned-routed (HCA, CSA) neighbours. Flash: 3 + 2 * 20 + 0; Pro: 3 + 2 * 29 + 0.
@@ -129,4 +129,4 @@ class LayerSequence {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -12,7 +12,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Tokens of a pass over a long prompt: as many as 256 MiB of activations allow; more than 512 make
 /// no difference to the speed.
@@ -314,4 +314,4 @@ constexpr std::size_t state_memory(const Config& c, std::size_t n, std::size_t s
   return bytes;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -31,7 +31,7 @@
 #include <ds4/sampler.hpp>
 #include <ds4/state.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Which of a pass's tokens get logits.
 enum class LogitsOf : std::uint8_t { all, last };
@@ -343,4 +343,4 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   finish(backend, scratch, y.as_const());
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

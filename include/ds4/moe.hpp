@@ -8,7 +8,7 @@
 
 #include <ds4/pass.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// One expert: w2 (silu(min(w1 x, limit)) * clamp(w3 x, -limit, limit)). Source: model.md 6.
 template <ModelConfig C, Backend B>
@@ -113,4 +113,4 @@ void Moe<C, Router, B>::forward(const Pass<C, B>& pass, RowsView<T, D> y,
   ops::add(backend, y, routed);
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -4,7 +4,7 @@
 #include <ds4/decoder_layer.hpp>
 #include <ds4/hyper_connection.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The extra layer that predicts the token after next: a sliding, learned-routed decoder layer
 /// between its own input projections and its own collapse. Source: model.md 9.
@@ -32,4 +32,4 @@ struct MtpLayer {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

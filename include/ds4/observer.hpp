@@ -6,7 +6,7 @@
 #include <span>
 #include <string_view>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Called during a pass with each stage's result, row-major with one leading row per token (or per
 /// new compressed entry). Names are those of the golden data, e.g. "attn.q_rope". The memory is the
@@ -21,4 +21,4 @@ class StageObserver {
                        std::span<const std::int32_t> indices) = 0;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -12,7 +12,7 @@
 #include <ds4/observer.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The tokens of one pass, S rows from one or more sequences, and the tables they share.
 template <ModelConfig C, Backend B>
@@ -48,4 +48,4 @@ struct Pass {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -13,7 +13,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/memory_plan.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Parts of the model whose costs are stated apart.
 enum class Component : std::uint8_t { attention, indexer, experts, hyper_connections, head, rest };
@@ -298,4 +298,4 @@ constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
   return plan;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

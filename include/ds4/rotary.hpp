@@ -9,7 +9,7 @@
 
 #include <ds4/config.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Rotation per position of pair i, radians: theta^(-2i/r), interpolated by YaRN where `scaling`
 /// has a factor above 1. Kept in float64: an angle is position * inv_freq, and float32 is off by
@@ -49,4 +49,4 @@ std::array<double, C::qk_rope_head_dim / 2> rotary_frequencies(AttentionKind kin
              : rotary_frequencies<r>(C::compress_rope_theta, C::rope_scaling);
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

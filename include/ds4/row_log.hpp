@@ -11,7 +11,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The rows [first, end) of a sequence of rows [Width], contiguous in memory. Rows are appended at
 /// the end and forgotten from the front. A plain value.
@@ -89,4 +89,4 @@ class RowLog {
   std::size_t skip_ = 0;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -14,7 +14,7 @@
 
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 namespace detail {
 
@@ -153,4 +153,4 @@ class Sampler {
   std::vector<std::int32_t> order_;  // [V], working memory
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

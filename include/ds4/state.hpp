@@ -20,7 +20,7 @@
 #include <ds4/layer_sequence.hpp>
 #include <ds4/memory_plan.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The decoding state of one sequence: a plain value. A copy continues independently of the
 /// original and shares its blocks until one of the two writes to them, where the backend's logs can
@@ -194,4 +194,4 @@ State<C, B> State<C, B>::deserialise(std::istream& stream) {
   return state;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

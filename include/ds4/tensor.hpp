@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// An extent known at run time. Only a leading extent (a token count, a state length) can be.
 inline constexpr std::size_t kDynamic = std::dynamic_extent;
@@ -194,4 +194,4 @@ using Rows = Tensor<T, kDynamic, E...>;
 template <class T, std::size_t... E>
 using RowsView = TensorView<T, kDynamic, E...>;
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

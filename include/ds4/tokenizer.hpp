@@ -25,7 +25,7 @@
 #include <ds4/detail/utf8.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Byte-level BPE as tokenizer.json describes it. A value: copies are independent. All queries are
 /// const and write to nothing shared, so threads may use one object at the same time.
@@ -322,4 +322,4 @@ inline void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
   normalized_tokens_ = detail::AddedTokenFinder(std::move(normalized));
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

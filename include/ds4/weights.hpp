@@ -9,7 +9,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// A matrix [rows, cols] as a checkpoint stores it: a view of mapped memory, sizes at run time.
 /// F8_E4M3 has one scale per 128 x 128 block; I8 holds FP4, two elements to a byte (the low nibble
@@ -98,4 +98,4 @@ struct Matrix {
   StoredMatrix stored;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

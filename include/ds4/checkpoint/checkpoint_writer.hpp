@@ -24,7 +24,7 @@
 #include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Writes groups of tensors, one group after the other, to a folder that Checkpoint::open() reads:
 /// model.safetensors if they fit in shard_bytes, else model-00001-of-0000N.safetensors with
@@ -205,4 +205,4 @@ inline std::string CheckpointWriter::index() const {
   return root.dump(1) + "\n";
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -24,7 +24,7 @@
 #include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 namespace detail {
 
@@ -444,4 +444,4 @@ inline std::string config_json(const ConfigValues& values) {
   return root.dump(1) + "\n";
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -33,7 +33,7 @@
 #include <ds4/error.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// What convert() is asked for beside the folders.
 struct ConvertOptions {
@@ -442,4 +442,4 @@ inline Conversion convert(const std::filesystem::path& dir, const std::filesyste
   return conversion;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -10,7 +10,7 @@
 
 #include <ds4/checkpoint/mapped_file.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// While it lives, bytes of a MappedFile that cannot be read are zeros from then on, instead of the
 /// process being killed by SIGBUS; MappedFile::check() tells, and the pass that read them ends in a
@@ -66,4 +66,4 @@ class FaultGuard {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

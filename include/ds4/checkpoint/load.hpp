@@ -11,7 +11,7 @@
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
 /// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's, B::bind_small
@@ -113,4 +113,4 @@ class WeightLoader {
   bool in_expert_ = false;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -20,7 +20,7 @@
 #include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 namespace detail {
 
@@ -168,4 +168,4 @@ class MappedFile {
   detail::MappedRange* range_ = nullptr;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

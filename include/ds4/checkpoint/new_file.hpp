@@ -15,7 +15,7 @@
 
 #include <ds4/checkpoint/mapped_file.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// A file that is being written. It appears under its name, complete, with finish(); until then a
 /// temporary file beside it holds the data, and is removed if the object goes away unfinished.
@@ -70,4 +70,4 @@ class NewFile {
   detail::FileDescriptor file_;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -13,7 +13,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The F8_E8M0 code of the scale of a block whose largest magnitude is the finite `amax`: the
 /// release's rule 2^ceil(log2(amax / largest)), where `dtype` is F8_E4M3 (largest 448) or I8,
@@ -136,4 +136,4 @@ inline bool quantise_fp4(std::span<const float> x, std::size_t cols, std::span<s
   return true;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -30,7 +30,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// A tensor of a file, in place: the data are the mapped bytes, row-major, little-endian and
 /// aligned to the dtype.
@@ -541,4 +541,4 @@ class SafetensorsWriter {
   std::optional<NewFile> file_;       // none until the header is known, and once finished
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -13,7 +13,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The storage of a checkpoint's matrices.
 enum class StorageFormat : std::uint8_t {
@@ -86,4 +86,4 @@ inline std::vector<TensorSpec> stored_tensors(const TensorInfo& tensor, StorageF
   return stored;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

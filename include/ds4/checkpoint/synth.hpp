@@ -27,7 +27,7 @@
 #include <ds4/error.hpp>
 #include <ds4/layer_sequence.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 namespace detail {
 
@@ -235,4 +235,4 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
   writer.finish();
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -10,7 +10,7 @@
 #include <ds4/config.hpp>
 #include <ds4/config_values.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// What a tensor is in a checkpoint.
 enum class TensorRole : std::uint8_t {
@@ -131,4 +131,4 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
   return list;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

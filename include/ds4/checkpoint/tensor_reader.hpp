@@ -15,7 +15,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// A table of the hash router in a file: I64 or I32, row-major. A view of mapped memory.
 struct StoredTable {
@@ -214,4 +214,4 @@ inline void TensorReader::finish() {
   problems_.throw_if_any(detail::printable_path(checkpoint_.path()));
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The release's name of a tensor, given either layout's: "model.layers.0.attn.norm.weight" is
 /// "layers.0.attn.kv_norm.weight". Names of the release come back unchanged. Source: model.md 7.
@@ -24,4 +24,4 @@ inline std::string canonical_name(std::string_view name) {
   return result;
 }
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// A set of strings, searched for leftmost first and longest of those that begin there.
 class AddedTokenFinder {
@@ -68,4 +68,4 @@ class AddedTokenFinder {
   std::array<bool, 256> begins_ = {};  // bytes that some token begins with
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// Two neighbouring tokens become one. A merge's rank is its place in the list.
 struct Merge {
@@ -130,4 +130,4 @@ class Merger {
   std::vector<std::uint64_t> candidates_;  // a heap, smallest first
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// The code point for each byte: printable Latin-1 characters stand for themselves, the other
 /// bytes, in order, for U+0100 and on. All take at most two bytes in UTF-8.
@@ -59,4 +59,4 @@ inline std::string unspell(std::string_view spelling) {
   return bytes;
 }
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

@@ -14,7 +14,7 @@
 
 #include <ds4/error.hpp>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 static_assert(std::endian::native == std::endian::little, "ds4: files are little-endian");
 
@@ -117,4 +117,4 @@ class CheckedReader {
   std::size_t taken_ = 0;
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

@@ -17,7 +17,7 @@
 #include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// Arrays and objects inside each other that parse_json() accepts.
 inline constexpr std::size_t kMaxJsonDepth = 64;
@@ -132,4 +132,4 @@ inline nlohmann::json read_json(const std::filesystem::path& path,
                     {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});
 }
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

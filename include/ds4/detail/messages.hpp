@@ -8,7 +8,7 @@
 #include <ds4/detail/utf8.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// True for a well-formed UTF-8 character that can neither break a line nor steer a terminal: no
 /// control character, U+2028, U+2029 or bidirectional control.
@@ -84,4 +84,4 @@ class Problems {
   std::string text_;
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

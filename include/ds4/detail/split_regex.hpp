@@ -19,7 +19,7 @@
 #include <ds4/detail/utf8.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// PCRE2's own text for one of its error codes.
 inline std::string pcre2_message(int code) {
@@ -122,4 +122,4 @@ class SplitRegex {
   std::shared_ptr<pcre2_code_8> code_;
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

@@ -19,7 +19,7 @@
 #include <ds4/detail/utf8.hpp>
 #include <ds4/error.hpp>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// A token matched as it stands in the text, before anything else.
 struct AddedToken {
@@ -307,4 +307,4 @@ class TokenizerFileReader {
   std::string file_;
 };
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

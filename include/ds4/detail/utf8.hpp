@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace ds4::detail {
+namespace ds4::inline v0_1::detail {
 
 /// How a text that is to be read as UTF-8 begins.
 struct Utf8Prefix {
@@ -62,4 +62,4 @@ inline std::size_t append_utf8(std::string& out, std::string_view bytes,
   return i;
 }
 
-}  // namespace ds4::detail
+}  // namespace ds4::inline v0_1::detail

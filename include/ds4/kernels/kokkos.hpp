@@ -35,7 +35,7 @@
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Settings of the Kokkos backend.
 struct KokkosOptions {
@@ -650,4 +650,4 @@ class KokkosBackend {
   typename kokkos::Arena<Space>::Cursor cursor_;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -13,7 +13,7 @@
 #include <ds4/config.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// A run of tokens of one sequence within a pass: rows first .. first + count - 1 of every
 /// activation, at positions position .. position + count - 1 of the sequence.
@@ -66,9 +66,9 @@ concept Backend = requires(B backend, void (*lane)(B&)) {
   { backend.scratch_bytes() } -> std::same_as<std::size_t>;  // kept from pass to pass
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1
 
-namespace ds4::ops {
+namespace ds4::inline v0_1::ops {
 
 // Each operation settles its shapes here and hands the typed views on: Y and X stand for the
 // backend's Scalar, with or without const. Inputs reach the backend as const views.
@@ -284,4 +284,4 @@ void argmax(B& backend, RowsView<I, 1> ids, RowsView<X, V> logits) {
   backend.argmax(ids, logits.as_const());
 }
 
-}  // namespace ds4::ops
+}  // namespace ds4::inline v0_1::ops

@@ -25,7 +25,7 @@
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// The reference path in T (float or double) on one thread. Members take shapes from their
 /// arguments' types and hand sizes to the kernels in kernels/reference/.
@@ -369,4 +369,4 @@ class Reference {
   }
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

@@ -29,7 +29,7 @@
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4 {
+namespace ds4::inline v0_1 {
 
 /// Settings of the SIMD backend.
 struct SimdOptions {
@@ -913,4 +913,4 @@ class Simd {
   simd::Arena::Cursor own_;
 };
 
-}  // namespace ds4
+}  // namespace ds4::inline v0_1

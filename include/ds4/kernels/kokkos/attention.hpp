@@ -15,7 +15,7 @@
 #include <ds4/kernels/kokkos/launch.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Where the queries of one sequence find their keys.
 struct SequenceKeys {
@@ -230,4 +230,4 @@ struct Attend {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

@@ -9,7 +9,7 @@
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// entries[j, :] of the windows first, first + 1, ...; a team per entry, a channel per thread. kv
 /// and gate are rows [Projected] of the tokens from `row` on, ape [Ratio, Projected]. Overlapping:
@@ -59,4 +59,4 @@ struct PoolEntries {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

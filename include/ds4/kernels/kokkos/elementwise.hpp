@@ -14,7 +14,7 @@
 #include <ds4/kernels/kokkos/memory.hpp>
 #include <ds4/kernels/kokkos/weights.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// x[s, n, :] = embed[ids[s], :] for every stream n < N.
 template <class Space>
@@ -229,4 +229,4 @@ struct Argmax {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

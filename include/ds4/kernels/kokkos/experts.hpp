@@ -12,7 +12,7 @@
 #include <ds4/kernels/kokkos/linear.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// The experts of a token and their weights; a team per token. With a table, experts = table[id];
 /// otherwise the k of the largest sqrt(softplus(logit)) + bias, best first, a tie to the lower one.
@@ -139,4 +139,4 @@ struct CombineExperts {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

@@ -9,7 +9,7 @@
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Tokens that a team computes the weights of, one to a thread of a GPU.
 template <class Space>
@@ -171,4 +171,4 @@ struct MixStreams {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

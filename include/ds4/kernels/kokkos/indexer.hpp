@@ -14,7 +14,7 @@
 #include <ds4/kernels/kokkos/launch.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Entries that are scored between two merges.
 inline constexpr int kSlab = 4096;
@@ -233,4 +233,4 @@ struct PickAll {
   }
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

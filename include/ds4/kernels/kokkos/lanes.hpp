@@ -10,7 +10,7 @@
 
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Values that a thread handles side by side, by loops that host compilers turn into vectors.
 template <class Space>
@@ -126,4 +126,4 @@ KOKKOS_INLINE_FUNCTION float sqrt_softplus(float x) {
   return Kokkos::sqrt((x > 0.0f ? x : 0.0f) + Kokkos::log1p(exp_of(-Kokkos::fabs(x))));
 }
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

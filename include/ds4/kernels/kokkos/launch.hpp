@@ -10,7 +10,7 @@
 
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// What one launch reads and writes in the space's memory, each byte once, and its floating-point
 /// operations. Where that depends on data (how many experts are picked), it is the largest number.
@@ -92,4 +92,4 @@ class Launcher {
   std::shared_ptr<LaunchLog> log_ = std::make_shared<LaunchLog>();
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

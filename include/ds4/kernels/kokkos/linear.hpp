@@ -16,7 +16,7 @@
 #include <ds4/kernels/kokkos/memory.hpp>
 #include <ds4/kernels/kokkos/weights.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Columns that are summed one after another. A multiple of every scale block and word.
 template <class Space>
@@ -431,4 +431,4 @@ constexpr std::int32_t tile_tokens(std::int32_t tokens) {
   return (even + Kernel::T - 1) / Kernel::T * Kernel::T;
 }
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

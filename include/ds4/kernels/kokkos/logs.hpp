@@ -9,7 +9,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Rows [Width] of a sequence under their absolute numbers, contiguous in the space's memory,
 /// float32 or (Reducible) BF16. Copies share the memory until one of them is appended to. See
@@ -91,4 +91,4 @@ class DeviceLog {
   DType dtype_ = DType::f32;
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

@@ -15,7 +15,7 @@
 #include <ds4/error.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Whether an execution space is one of the host: its memory is the host's, and its teams are
 /// threads that have vectors instead of threads that are a vector's lanes.
@@ -160,4 +160,4 @@ class Arena {
   std::vector<Bytes<Space>> blocks_;
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

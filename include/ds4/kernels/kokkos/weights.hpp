@@ -19,7 +19,7 @@
 #include <ds4/kernels/kokkos/memory.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4::kokkos {
+namespace ds4::inline v0_1::kokkos {
 
 /// Rows of a panel: a warp's lanes, or a few vectors of the host.
 inline constexpr int kPanelRows = 32;
@@ -241,4 +241,4 @@ class WeightPool {
   std::size_t done_ = 0;
 };
 
-}  // namespace ds4::kokkos
+}  // namespace ds4::inline v0_1::kokkos

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// One query's attention: out[h] = sum over keys of p * key, p = softmax over the keys and the sink
 /// of q[h] . key / sqrt(d). The sink's logit is sink[h]; it has no value, so its probability is
@@ -34,4 +34,4 @@ void attend(T* out, const T* q, const T* sink, const std::vector<const T*>& keys
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// One slot of a window: a token's projection, its gate and the position bias that belongs to it.
 template <class T>
@@ -62,4 +62,4 @@ void pool_overlapping(T* out, std::size_t w, std::size_t m, std::size_t d, const
   pool(out, slots, d);
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

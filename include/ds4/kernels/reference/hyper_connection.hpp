@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 template <class T>
 T sigmoid(T x) {
@@ -91,4 +91,4 @@ void mix_streams(T* X, const T* post, const T* comb, const T* y, T* old, std::si
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

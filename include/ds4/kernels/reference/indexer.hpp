@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// score(w) = sum_h weight[h] / sqrt(nI) * relu(q[h] . key(w)) / sqrt(dI) for entries w < n.
 /// q [nI, dI], weight [nI] as projected. Source: model.md 5.2; paper eqs. 14 to 16.
@@ -45,4 +45,4 @@ void top_entries(std::int32_t* picks, const std::vector<T>& score, std::size_t t
   std::fill(picks + count, picks + topk, -1);
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

@@ -8,7 +8,7 @@
 
 #include <ds4/weights.hpp>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// y[s, o] = sum_i w[row0 + o, i] * x[s, i] for o < outs; rows of x and y are x_stride and y_stride
 /// apart. Weights are decoded a panel of rows at a time, and each token is one matrix-vector
@@ -43,4 +43,4 @@ void grouped_linear(T* y, const T* x, std::size_t S, const StoredMatrix& w, std:
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

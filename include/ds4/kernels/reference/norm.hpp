@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// y[i, :] = weight * x[i, :] / sqrt(mean(x[i, :]^2) + eps) for `rows` rows of n values; a null
 /// weight is the unweighted form. y may be x. Source: model.md, symbols.
@@ -19,4 +19,4 @@ void rms_norm(T* y, const T* x, const T* weight, std::size_t rows, std::size_t n
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// Tables of the cosine and sine of position * inv_freq, [S, pairs], for the positions first,
 /// first + step, ... Angles in float64.
@@ -40,4 +40,4 @@ void rotate(T* x, const T* cos, const T* sin, std::size_t S, std::size_t heads, 
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// sqrt(softplus(x)) without overflow: softplus(x) = max(x, 0) + log1p(exp(-|x|)).
 template <class T>
@@ -40,4 +40,4 @@ void expert_weights(T* weights, const std::int32_t* experts, const T* score, std
   for (std::size_t i = 0; i < k; ++i) weights[i] = score[experts[i]] / (sum + T(1e-20)) * scale;
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

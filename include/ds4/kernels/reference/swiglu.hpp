@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
-namespace ds4::reference {
+namespace ds4::inline v0_1::reference {
 
 /// gate[i] <- silu(min(gate[i], limit)) * clamp(up[i], -limit, limit): the gate is clamped from
 /// above only. Source: model.md 6.
@@ -17,4 +17,4 @@ void swiglu(T* gate, const T* up, std::size_t n, T limit) {
   }
 }
 
-}  // namespace ds4::reference
+}  // namespace ds4::inline v0_1::reference

@@ -16,7 +16,7 @@
 #include <ds4/kernels/simd/key_product.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Scratch of one lane's attention, float32 counts.
 struct AttentionScratch {
@@ -181,4 +181,4 @@ inline void attend(float* out, const float* q, const float* sink, const std::byt
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 struct Kernels;
 
@@ -18,4 +18,4 @@ std::vector<const Kernels*> available_kernels();
 /// "baseline"), that one. Throws ds4::Error if it names none that can run here.
 const Kernels& chosen_kernels();
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -8,7 +8,7 @@
 
 #include <ds4/kernels/simd/lanes.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Sum of squares of n values.
 template <class A>
@@ -199,4 +199,4 @@ inline void pool(float* out, const float* const* kv, const float* const* gate,
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -14,7 +14,7 @@
 #include <ds4/kernels/simd/panel.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// The BF16 code of each F8_E4M3 code.
 inline constexpr std::array<std::uint16_t, 256> kBf16OfFp8 = [] {
@@ -237,4 +237,4 @@ inline void expand_fp4(std::byte* out, const std::byte* in, std::size_t in_strid
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

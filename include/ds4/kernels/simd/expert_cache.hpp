@@ -8,7 +8,7 @@
 
 #include <ds4/kernels/simd/memory.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Which experts have a copy in memory. Uses are counted, older ones less; an expert that is used
 /// twice as much as one with a copy takes its place. All experts are of one size.
@@ -74,4 +74,4 @@ class ExpertCache {
   std::unordered_map<const std::byte*, Expert> experts_;
 };
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

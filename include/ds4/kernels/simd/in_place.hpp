@@ -9,7 +9,7 @@
 #include <ds4/kernels/simd/panel.hpp>
 
 #ifdef DS4_HAVE_AVX512
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Rows that are multiplied together, and words of them that are transposed at once.
 inline constexpr std::size_t kRowsAtOnce = 16;
@@ -101,5 +101,5 @@ inline void multiply_rows(std::size_t T, float* y, std::size_t y_stride, const S
   with(std::integral_constant<std::size_t, 1>{});
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd
 #endif

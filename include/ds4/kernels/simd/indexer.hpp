@@ -15,7 +15,7 @@
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Bytes of a block of keys [kKeyBlock, dI]. BF16 blocks hold pairs of channels: [dI/2 rounded up]
 /// [kKeyBlock][2]; float32 blocks [dI][kKeyBlock].
@@ -159,4 +159,4 @@ inline void score_block(float* scores, const std::byte* block, const IndexQuery&
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -10,7 +10,7 @@
 #include <ds4/kernels/simd/limits.hpp>
 #include <ds4/kernels/simd/linear.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Pointers to the kernels of one instruction set; see the functions of the same names.
 struct Kernels {
@@ -69,4 +69,4 @@ const Kernels& kernels() {
   return table;
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -11,7 +11,7 @@
 
 #include <ds4/kernels/simd/lanes.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Keys of a tile; queries of a tile that the registers hold.
 inline constexpr std::size_t kTileKeys = 4;
@@ -161,4 +161,4 @@ inline void key_tile(std::size_t T, float* y, std::size_t y_stride,
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

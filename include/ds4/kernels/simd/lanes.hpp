@@ -25,7 +25,7 @@
 #define DS4_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// The instruction sets that kernels are written for. A kernel is a template over one of them, so
 /// translation units with different compiler flags make different symbols. Baseline is what every
@@ -172,4 +172,4 @@ inline void prefetch(const void* p) {
   __builtin_prefetch(p, 0, 3);
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -7,7 +7,7 @@
 
 #include <ds4/kernels/simd/panel.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Reads `bytes` at p, whole vectors; the result only keeps the compiler from leaving it out.
 template <class A>
@@ -63,4 +63,4 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
   return run(F32Words<A>{}, 1);
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -13,7 +13,7 @@
 #include <ds4/kernels/simd/panel.hpp>
 #include <ds4/weights.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// How the activations of a linear layer are laid out for its product.
 enum class Layout : std::uint8_t {
@@ -419,4 +419,4 @@ inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Toke
   });
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

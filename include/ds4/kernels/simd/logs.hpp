@@ -15,7 +15,7 @@
 #include <ds4/kernels/simd/sizes.hpp>
 #include <ds4/tensor.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// A sequence of blocks of memory, appended at the end and forgotten from the front. Copies share
 /// blocks; a block is copied when one of its owners writes to it.
@@ -190,4 +190,4 @@ class IndexLog {
   bool bf16_ = false;
 };
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

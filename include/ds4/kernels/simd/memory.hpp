@@ -14,7 +14,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 inline constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
@@ -109,4 +109,4 @@ inline std::size_t available_memory() {
 #endif
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -20,7 +20,7 @@
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Tokens that are multiplied with a panel at once: what the registers hold.
 template <class A>
@@ -336,4 +336,4 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
   }
 }
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Rows of a panel of weights; see panel.hpp.
 inline constexpr std::size_t kPanelRows = 32;
@@ -34,4 +34,4 @@ inline constexpr std::size_t kKeyLogRows = 64;
 inline constexpr std::size_t kTailLogRows = 16;
 inline constexpr std::size_t kIndexLogBlocks = 8;
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -18,7 +18,7 @@
 
 #include <ds4/kernels/simd/memory.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Where the lanes of a team meet. Waiting spins for some microseconds: with a core per lane it
 /// costs a fraction of one. Then it sleeps, so that lanes without a core of their own get one.
@@ -219,4 +219,4 @@ class Team {
   std::unique_ptr<Arena[]> private_;
 };
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// An entry that may be among the best.
 struct Candidate {
@@ -59,4 +59,4 @@ class TopK {
   bool full_ = false;
 };
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd

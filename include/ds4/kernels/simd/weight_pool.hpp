@@ -7,7 +7,7 @@
 
 #include <ds4/kernels/simd/memory.hpp>
 
-namespace ds4::simd {
+namespace ds4::inline v0_1::simd {
 
 /// Hands out zeroed memory from large blocks.
 class WeightPool {
@@ -47,4 +47,4 @@ class WeightPool {
   std::size_t left_ = 0;
 };
 
-}  // namespace ds4::simd
+}  // namespace ds4::inline v0_1::simd
