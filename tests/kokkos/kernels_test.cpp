@@ -108,7 +108,8 @@ void put(RowsView<ds4::kokkos::OnDevice<T>, E...> device, RowsView<const T, E...
 template <class B>
 struct Device {
   B backend;
-  explicit Device(std::size_t team = 1) : backend({.exact = true, .host_team = team}) {}
+  explicit Device(std::size_t team = 1, bool exact = true)
+      : backend({.exact = exact, .host_team = team}) {}
 
   // Calls f(backend, scratch).
   template <class F>
@@ -210,6 +211,43 @@ TEST_CASE_TEMPLATE("kokkos: linear in every storage, for any number of tokens", 
         }
       });
     }
+  }
+}
+
+TEST_CASE_TEMPLATE("kokkos: BF16 matrices round their tokens to BF16 where the host multiplies it",
+                   B, DS4_HOST_BACKENDS) {
+  constexpr std::size_t N = 75;
+  constexpr std::size_t K = 1203;
+  const RandomMatrix matrix(N, K, DType::bf16);
+  const auto x = random_rows<K>(210);
+  Rows<float, K> rounded(x);
+  if (ds4::kokkos::kHasBf16Pairs<typename B::ExecutionSpace>) {
+    for (float& value : rounded.flat()) {
+      value = ds4::bf16_to_float(ds4::bf16_from_float(value));
+    }
+  }
+  Reference reference;
+  Rows<float, N> expected(210);
+  ops::linear(reference, expected.view(), rounded.view(), reference.bind<N, K>(matrix.stored));
+  for (const std::size_t team : team_sizes<B>()) {
+    CAPTURE(team);
+    Device<B> device(team, false);
+    const auto w = device.backend.template bind<N, K>(matrix.stored);
+    device.run([&](B& lane, auto& scratch) {
+      auto in = device.up(scratch, x);
+      auto all = scratch.template rows<N>(210);
+      ops::linear(lane, all, in, w);
+      const auto whole = device.down(all);
+      check_close("linear", whole.view().as_const().flat(), expected.view().as_const().flat(),
+                  6.0 * K * 1e-6);
+      for (const std::size_t tokens : std::vector<std::size_t>{1, 2, 4, 5, 13, 70, 193}) {
+        CAPTURE(tokens);
+        auto some = scratch.template rows<N>(tokens);
+        ops::linear(lane, some, in.rows(3, tokens), w);
+        const auto got = device.down(some);
+        CHECK(std::ranges::equal(got.flat(), whole.view().rows(3, tokens).flat()));
+      }
+    });
   }
 }
 

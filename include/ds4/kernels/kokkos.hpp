@@ -39,8 +39,9 @@ namespace ds4::inline v0_1 {
 
 /// Settings of the Kokkos backend.
 struct KokkosOptions {
-  /// State rows in float32. Otherwise, where weights are stored in less, they are BF16. Activations
-  /// are always float32.
+  /// Activations and state rows in float32 throughout. Otherwise, where weights are stored in less
+  /// than float32, state rows are BF16, and the activations of BF16 matrices are rounded to BF16 on
+  /// spaces of a host that multiplies BF16. GPUs have float32 activations in either case.
   bool exact = false;
   /// Threads of a team on a host space. One is fastest; others are for tests of the kernels.
   std::size_t host_team = 1;
@@ -52,11 +53,10 @@ struct KokkosOptions {
 /// made and until all models and states are gone. A copy shares weights and scratch memory; one
 /// pass at a time may run. Results do not depend on how a sequence is split into passes, nor on the
 /// other sequences of a pass. Activations are of types that the host cannot read.
-template <class ExecutionSpace = Kokkos::DefaultExecutionSpace>
+template <class Space = Kokkos::DefaultExecutionSpace>
 class KokkosBackend {
-  using Space = ExecutionSpace;
-
  public:
+  using ExecutionSpace = Space;
   using Scalar = float;
   using Element = kokkos::OnDevice<float>;
   using Index = kokkos::OnDevice<std::int32_t>;
@@ -468,7 +468,7 @@ class KokkosBackend {
         if (!experts.has(which, storage)) continue;
         jobs.storage = storage;
         kokkos::multiply(launch_, label, cost, jobs, storage, static_cast<std::int32_t>(cols),
-                         static_cast<std::int32_t>(tile));
+                         static_cast<std::int32_t>(tile), exact_);
       }
     };
     product("ds4::experts_w1", 0, F, D, raw(x), raw(gate), kokkos::raw(order));
@@ -535,7 +535,7 @@ class KokkosBackend {
     const kokkos::Cost cost =
         kokkos::Cost{static_cast<double>(w.word_bytes() + w.scale_bytes()), 0} +
         moves(tokens * (rows + cols * groups), 2 * tokens * rows * cols);
-    kokkos::multiply(launch_, label, cost, jobs, w.storage, w.cols, std::min(S, tile));
+    kokkos::multiply(launch_, label, cost, jobs, w.storage, w.cols, std::min(S, tile), exact_);
   }
 
   void norm(float* y, const float* x, const float* weight, std::size_t rows, std::size_t n,

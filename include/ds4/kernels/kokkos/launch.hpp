@@ -1,9 +1,12 @@
 // Launches of kernels: labels, counts, and what each moves and computes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include <Kokkos_Core.hpp>
@@ -67,19 +70,22 @@ class Launcher {
   using Member = typename Policy::member_type;
 
   explicit Launcher(const Space& space, std::size_t host_team)
-      : space_(space), host_team_(static_cast<int>(host_team)) {}
+      : space_(space), alone_(one_thread_of(space)), host_team_(static_cast<int>(host_team)) {}
 
   const Space& space() const { return space_; }
   LaunchLog& log() const { return *log_; }
 
-  /// Runs kernel(member) for `league` teams. Teams have `team` threads, on the host a few; each has
-  /// `scratch` bytes of fast memory.
+  /// Runs kernel(member) for `league` teams. Teams have `team` threads, on the host `host_team` or
+  /// what the launcher was told; each has `scratch` bytes of fast memory.
   template <class Kernel>
   void operator()(std::string_view label, const Cost& cost, std::size_t league, int team,
-                  std::size_t scratch, const Kernel& kernel) const {
+                  std::size_t scratch, const Kernel& kernel, int host_team = 1) const {
     if (league == 0) return;
     log_->add(label, cost);
-    Policy policy(space_, static_cast<int>(league), kOnHost<Space> ? host_team_ : team);
+    host_team = std::max(host_team, host_team_);
+    const bool is_small = league == 1 || cost.bytes + cost.flops / 4 < kSmall;
+    Policy policy(kCanRunAlone && is_small && host_team == 1 ? alone_ : space_,
+                  static_cast<int>(league), kOnHost<Space> ? host_team : team);
     if (scratch > 0) {
       policy.set_scratch_size(kScratchLevel<Space>, Kokkos::PerTeam(static_cast<int>(scratch)));
     }
@@ -87,7 +93,22 @@ class Launcher {
   }
 
  private:
+  /// Spaces of the host whose instances can have fewer threads than the space. A launch returns
+  /// when it is done, so that the order of launches on two of them is that of the calls.
+  static constexpr bool kCanRunAlone = kOnHost<Space> && std::is_constructible_v<Space, int>;
+  /// Bytes below which waking the other threads costs more than they save: about a microsecond.
+  static constexpr double kSmall = 32768;
+
+  static Space one_thread_of(const Space& space) {
+    if constexpr (kCanRunAlone) {
+      return Space(1);
+    } else {
+      return space;
+    }
+  }
+
   Space space_;
+  Space alone_;  ///< one thread of the space, for launches that have no work for more
   int host_team_;
   std::shared_ptr<LaunchLog> log_ = std::make_shared<LaunchLog>();
 };

@@ -11,6 +11,7 @@
 
 #include <Kokkos_Core.hpp>
 
+#include <ds4/kernels/kokkos/bf16_pairs.hpp>
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
@@ -133,6 +134,7 @@ KOKKOS_INLINE_FUNCTION void multiply_columns(float (&sum)[T][L], const Job& job,
   const auto add = [&](std::int32_t k, int values, const float(&scale)[L]) {
     std::uint32_t word[L];
     const std::uint32_t* at = words + k / V * kPanelRows;
+    if constexpr (L == kPanelRows) read_ahead(at);
     for (int l = 0; l < L; ++l) word[l] = at[l];
     for (int v = 0; v < values; ++v) {
       float w[L];
@@ -161,8 +163,9 @@ KOKKOS_INLINE_FUNCTION void multiply_columns(float (&sum)[T][L], const Job& job,
   }
 }
 
-/// For up to T tokens: every thread sums chunks of some rows, straight from the packed words.
-template <class Space, Storage S, int T, class Jobs>
+/// For up to T tokens: every thread sums chunks of some rows, straight from the packed words. With
+/// Pairs, tokens are rounded to BF16.
+template <class Space, Storage S, int T, bool Pairs, class Jobs>
 struct MultiplyFew {
   using Member = typename Launcher<Space>::Member;
   static constexpr int L = kLanes<Space>;
@@ -192,11 +195,19 @@ struct MultiplyFew {
         const int lane = unit % (kPanelRows / L) * L;
         const std::int32_t chunk = unit / (kPanelRows / L);
         float sum[T][L];
-        for (int t = 0; t < T; ++t) {
-          for (int l = 0; l < L; ++l) sum[t][l] = 0.0f;
-        }
         const std::int32_t begin = chunk * kCols;
-        multiply_columns<S, T, L>(sum, job, lane, begin, min_of(begin + kCols, job.w.cols), x);
+        const std::int32_t end = min_of(begin + kCols, job.w.cols);
+        if constexpr (Pairs) {
+          const float* columns[T];
+          for (int t = 0; t < T; ++t) columns[t] = x[t] + begin;
+          multiply_pairs<kCols>(sum, job.w.panel(job.panel) + begin / 2 * kPanelRows, columns,
+                                end - begin);
+        } else {
+          for (int t = 0; t < T; ++t) {
+            for (int l = 0; l < L; ++l) sum[t][l] = 0.0f;
+          }
+          multiply_columns<S, T, L>(sum, job, lane, begin, end, x);
+        }
         for (int t = 0; t < T; ++t) {
           float* out = parts + (chunk * T + t) * kPanelRows + lane;
           for (int l = 0; l < L; ++l) out[l] = sum[t][l];
@@ -217,8 +228,9 @@ struct MultiplyFew {
 };
 
 /// For many tokens: the team expands some columns of its panel in fast memory, once for all tokens
-/// of its tile; every thread multiplies a few rows with a few tokens in registers.
-template <class Space, Storage S, class Jobs>
+/// of its tile; every thread multiplies a few rows with a few tokens in registers. With Pairs,
+/// tokens are rounded to BF16, and the packed words are multiplied as they are.
+template <class Space, Storage S, bool Pairs, class Jobs>
 struct MultiplyMany {
   using Member = typename Launcher<Space>::Member;
   static constexpr bool kHost = kOnHost<Space>;
@@ -234,6 +246,7 @@ struct MultiplyMany {
   Jobs jobs;
 
   KOKKOS_FUNCTION static constexpr std::size_t scratch() {
+    if (Pairs) return 0;
     const int tokens = kHost ? 0 : kStep * kTokenStride;
     return static_cast<std::size_t>(kStep * kPanelRows + tokens) * sizeof(float);
   }
@@ -241,7 +254,8 @@ struct MultiplyMany {
   KOKKOS_FUNCTION void operator()(const Member& team) const {
     Job job;
     if (!jobs.job(team.league_rank(), job)) return;
-    auto* weights = fast_memory<float, Space>(team, scratch());
+    [[maybe_unused]] float* weights = nullptr;
+    if constexpr (!Pairs) weights = fast_memory<float, Space>(team, scratch());
     const std::int32_t first_row = job.panel * kPanelRows;
     const std::int32_t last_row = min_of(first_row + kPanelRows, job.w.rows) - 1;
     for (std::int32_t group = first_row / job.group_rows; group <= last_row / job.group_rows;
@@ -312,14 +326,18 @@ struct MultiplyMany {
       x[t] = job.token(min_of(t0 + t, job.count - 1), group) + begin;
     }
     float sum[Tokens][R];
-    for (int t = 0; t < Tokens; ++t) {
-      for (int r = 0; r < R; ++r) sum[t][r] = 0.0f;
-    }
-    for (std::int32_t k = 0; k < columns; ++k) {
-      const float* w = weights + k * kPanelRows;
+    if constexpr (Pairs) {
+      multiply_pairs<kStep>(sum, job.w.panel(job.panel) + begin / 2 * kPanelRows, x, columns);
+    } else {
       for (int t = 0; t < Tokens; ++t) {
-        const float value = x[t][k];
-        for (int r = 0; r < R; ++r) sum[t][r] = multiply_add(w[r], value, sum[t][r]);
+        for (int r = 0; r < R; ++r) sum[t][r] = 0.0f;
+      }
+      for (std::int32_t k = 0; k < columns; ++k) {
+        const float* w = weights + k * kPanelRows;
+        for (int t = 0; t < Tokens; ++t) {
+          const float value = x[t][k];
+          for (int r = 0; r < R; ++r) sum[t][r] = multiply_add(w[r], value, sum[t][r]);
+        }
       }
     }
     for (int t = 0; t < Tokens && t0 + t < job.count; ++t) {
@@ -332,7 +350,7 @@ struct MultiplyMany {
                                                std::int32_t high) {
     for (std::int32_t begin = 0; begin < job.w.cols; begin += kStep) {
       const std::int32_t columns = min_of(kStep, job.w.cols - begin);
-      expand(team, weights, job, begin, columns);
+      if constexpr (!Pairs) expand(team, weights, job, begin, columns);
       team.team_barrier();
       // Threads take turns of T tokens; the last ones in tiles of 4.
       for (std::int32_t t0 = team.team_rank() * T; t0 < job.count; t0 += team.team_size() * T) {
@@ -391,31 +409,41 @@ struct MultiplyMany {
 inline constexpr std::int32_t kFewTokens = 4;
 
 /// Launches the product of some jobs, whose tiles hold up to `tokens` tokens, and matrices of this
-/// storage.
+/// storage. Unless `exact`, tokens may be rounded as the weights are.
 template <class Space, class Jobs>
 void multiply(const Launcher<Space>& launch, std::string_view label, const Cost& cost,
-              const Jobs& jobs, Storage storage, std::int32_t cols, std::int32_t tokens) {
-  const auto with = [&]<Storage S>() {
+              const Jobs& jobs, Storage storage, std::int32_t cols, std::int32_t tokens,
+              bool exact) {
+  // A panel alone keeps one team busy: on the host, its chunks are spread over the threads.
+  const int chunks = (cols + kChunk<Space> - 1) / kChunk<Space>;
+  const int host_team =
+      jobs.teams() == 1 && kOnHost<Space> ? std::min(chunks, launch.space().concurrency()) : 1;
+  const auto with = [&]<Storage S, bool Pairs>() {
     if (tokens == 1) {
-      using Kernel = MultiplyFew<Space, S, 1, Jobs>;
-      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs});
+      using Kernel = MultiplyFew<Space, S, 1, Pairs, Jobs>;
+      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs},
+             host_team);
     } else if (tokens <= kFewTokens) {
-      using Kernel = MultiplyFew<Space, S, kFewTokens, Jobs>;
-      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs});
+      using Kernel = MultiplyFew<Space, S, kFewTokens, Pairs, Jobs>;
+      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs},
+             host_team);
     } else {
-      using Kernel = MultiplyMany<Space, S, Jobs>;
+      using Kernel = MultiplyMany<Space, S, Pairs, Jobs>;
       launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(), Kernel{jobs});
     }
   };
   switch (storage) {
     case Storage::f32:
-      return with.template operator()<Storage::f32>();
+      return with.template operator()<Storage::f32, false>();
     case Storage::bf16:
-      return with.template operator()<Storage::bf16>();
+      if constexpr (kHasBf16Pairs<Space>) {
+        if (!exact) return with.template operator()<Storage::bf16, true>();
+      }
+      return with.template operator()<Storage::bf16, false>();
     case Storage::fp8:
-      return with.template operator()<Storage::fp8>();
+      return with.template operator()<Storage::fp8, false>();
     case Storage::fp4:
-      return with.template operator()<Storage::fp4>();
+      return with.template operator()<Storage::fp4, false>();
   }
 }
 
@@ -423,7 +451,7 @@ void multiply(const Launcher<Space>& launch, std::string_view label, const Cost&
 template <class Space>
 constexpr std::int32_t tile_tokens(std::int32_t tokens) {
   if (tokens <= kFewTokens) return tokens == 1 ? 1 : kFewTokens;
-  using Kernel = MultiplyMany<Space, Storage::f32, DenseJobs>;
+  using Kernel = MultiplyMany<Space, Storage::f32, false, DenseJobs>;
   if (!kOnHost<Space>) return Kernel::kTile;
   // As few tiles as possible, all of nearly the same size.
   const std::int32_t tiles = (tokens + Kernel::kTile - 1) / Kernel::kTile;

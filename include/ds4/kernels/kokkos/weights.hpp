@@ -52,6 +52,17 @@ KOKKOS_INLINE_FUNCTION float value_of(std::uint32_t word, int i) {
   }
 }
 
+/// Asks for the words some way behind these, which a thread of the host gets to soon: the next ones
+/// of the panel, or the next panel's.
+KOKKOS_INLINE_FUNCTION void read_ahead([[maybe_unused]] const std::uint32_t* words) {
+#if defined(__GNUC__) && !defined(__CUDA_ARCH__) && !defined(__HIP_DEVICE_COMPILE__) && \
+    !defined(__SYCL_DEVICE_ONLY__)
+  constexpr int kAhead = 24 * kPanelRows;
+  __builtin_prefetch(words + kAhead);
+  __builtin_prefetch(words + kAhead + kPanelRows / 2);
+#endif
+}
+
 /// A matrix [rows, cols] in panels of kPanelRows rows. Panel p is [words][kPanelRows] words: word w
 /// of a row holds kPerWord columns from w * kPerWord on, the first in its lowest bits. Scales are
 /// [p][blocks of kScaleCols columns][kPanelRows], F8_E8M0 or float32. What lies beyond rows and
