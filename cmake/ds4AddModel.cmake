@@ -9,6 +9,9 @@
 #     the struct alone, <ds4/models/NAME_config.hpp>.
 #   ds4_model_header(<variable> <config.json> <cpp_identifier>)
 #     the text of that header; also for cmake -P.
+#   cmake -DCONFIG=<config.json> -DNAME=<cpp_identifier> [-DBACKENDS=reference] -DOUT=<folder> -P ds4AddModel.cmake
+#     for other build systems: writes OUT/ds4/models/NAME.hpp and NAME_on_*.cpp, which are to be
+#     compiled with -I OUT.
 #
 # Reads what ds4::read_config() (ds4/checkpoint/config_json.hpp) reads and refuses what it refuses:
 # keep the two in step. Relations between fields are left to ds4::checked_config().
@@ -396,26 +399,20 @@ function(ds4_add_model_config target)
   target_include_directories(${target} PUBLIC "$<BUILD_INTERFACE:${include_dir}>")
 endfunction()
 
-# The type of a backend and the header that defines it.
-set(_ds4_backend_reference "ds4::Reference<float>")
-set(_ds4_backend_simd "ds4::Simd")
-set(_ds4_backend_kokkos "ds4::KokkosBackend<>")
-
-function(ds4_add_model target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "CONFIG;NAME" "BACKENDS")
-  if(NOT arg_BACKENDS)
-    set(arg_BACKENDS reference)
-  endif()
-  ds4_add_model_config(${target} CONFIG "${arg_CONFIG}" NAME "${arg_NAME}" ${arg_UNPARSED_ARGUMENTS})
-  set(name ${arg_NAME})
-  set(base "${CMAKE_CURRENT_BINARY_DIR}/ds4_models/${target}/ds4/models/${name}")
+# Writes NAME.hpp below a folder, and one source for each backend in ARGN; sets ${out} to the sources.
+function(_ds4_write_model out folder name)
+  set(base "${folder}/ds4/models/${name}")
+  set(reference_type "ds4::Reference<float>")
+  set(simd_type "ds4::Simd")
+  set(kokkos_type "ds4::KokkosBackend<>")
   set(includes "")
   set(declarations "")
-  foreach(backend IN LISTS arg_BACKENDS)
-    if(NOT DEFINED _ds4_backend_${backend})
+  set(sources "")
+  foreach(backend IN LISTS ARGN)
+    if(NOT backend MATCHES "^(reference|simd|kokkos)$")
       message(FATAL_ERROR "ds4_add_model: BACKENDS: expected reference, simd or kokkos, found ${backend}")
     endif()
-    set(model "class ds4::Model<ds4::models::${name}, ${_ds4_backend_${backend}}>")
+    set(model "class ds4::Model<ds4::models::${name}, ${${backend}_type}>")
     string(APPEND includes "#include <ds4/kernels/${backend}.hpp>\n")
     string(APPEND declarations "extern template ${model};\n")
     _ds4_write("${base}_on_${backend}.cpp" "// Written by ds4_add_model(), do not edit.
@@ -426,7 +423,7 @@ function(ds4_add_model target)
 
 template ${model};
 ")
-    target_sources(${target} PRIVATE "${base}_on_${backend}.cpp")
+    list(APPEND sources "${base}_on_${backend}.cpp")
   endforeach()
   _ds4_write("${base}.hpp" "// ds4::Model for ${name}, compiled in ${name}_on_*.cpp; written by ds4_add_model(), do not edit.
 #pragma once
@@ -436,5 +433,30 @@ ${includes}#include <ds4/model.hpp>
 #include <ds4/models/${name}_config.hpp>
 
 ${declarations}")
-  set_property(TARGET ${target} APPEND PROPERTY DS4_MODELS ${name})
+  set(${out} "${sources}" PARENT_SCOPE)
 endfunction()
+
+function(ds4_add_model target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "CONFIG;NAME" "BACKENDS")
+  if(NOT arg_BACKENDS)
+    set(arg_BACKENDS reference)
+  endif()
+  ds4_add_model_config(${target} CONFIG "${arg_CONFIG}" NAME "${arg_NAME}" ${arg_UNPARSED_ARGUMENTS})
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/ds4_models/${target}")
+  _ds4_write_model(sources "${folder}" ${arg_NAME} ${arg_BACKENDS})
+  target_sources(${target} PRIVATE ${sources})
+endfunction()
+
+if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
+  foreach(variable IN ITEMS CONFIG NAME OUT)
+    if(NOT ${variable})
+      message(FATAL_ERROR "ds4_add_model: expected -D${variable}=..., found none")
+    endif()
+  endforeach()
+  if(NOT BACKENDS)
+    set(BACKENDS reference)
+  endif()
+  ds4_model_header(header "${CONFIG}" "${NAME}")
+  _ds4_write("${OUT}/ds4/models/${NAME}_config.hpp" "${header}")
+  _ds4_write_model(ignored "${OUT}" ${NAME} ${BACKENDS})
+endif()

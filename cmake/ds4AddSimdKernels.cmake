@@ -1,8 +1,10 @@
 # ds4_add_simd_kernels(<target>): adds the SIMD kernels of every instruction set of this processor
 # family to a target, and the choice among them at run time; see ds4/kernels/simd/dispatch.hpp.
-set(_ds4_simd_sources "${CMAKE_CURRENT_LIST_DIR}/simd")
+
+include_guard(GLOBAL)
 
 function(ds4_add_simd_kernels target)
+  set(templates "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/simd")
   set(sets "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
     # Name, type, what the processor must support, flags. Best first.
@@ -22,7 +24,7 @@ function(ds4_add_simd_kernels target)
     list(GET entry 0 DS4_SIMD_NAME)
     list(GET entry 1 DS4_SIMD_TYPE)
     set(source "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/${DS4_SIMD_NAME}.cpp")
-    configure_file("${_ds4_simd_sources}/kernels.cpp.in" "${source}" @ONLY)
+    configure_file("${templates}/kernels.cpp.in" "${source}" @ONLY)
     # GCC 12 takes the undefined operand of some AVX-512 intrinsics for a mistake.
     set(flags ${${DS4_SIMD_NAME}_flags}
         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
@@ -43,6 +45,6 @@ function(ds4_add_simd_kernels target)
     string(APPEND DS4_SIMD_CHECKS "found.push_back(&kernels_of_${DS4_SIMD_NAME}());\n")
   endforeach()
   set(dispatch "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/dispatch.cpp")
-  configure_file("${_ds4_simd_sources}/dispatch.cpp.in" "${dispatch}" @ONLY)
+  configure_file("${templates}/dispatch.cpp.in" "${dispatch}" @ONLY)
   target_sources(${target} PRIVATE "${dispatch}")
 endfunction()

@@ -71,9 +71,12 @@ fs::path model_dir(const ModelChoice& choice) {
   std::vector<fs::path> places{DS4_DEFAULT_MODEL_DIR};
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  if (!error) {  // the build folder has been moved, or copied to another machine
-    places.push_back(program.parent_path() / "models/austen");
-    places.push_back(program.parent_path().parent_path() / "models/austen");
+  if (!error) {
+    const fs::path folder = program.parent_path();
+    places.insert(places.begin(), (folder / DS4_INSTALLED_MODEL_DIR).lexically_normal());
+    // The build folder has been moved, or copied to another machine.
+    places.push_back(folder / "models/austen");
+    places.push_back(folder.parent_path() / "models/austen");
   }
   for (const fs::path& place : places) {
     if (fs::exists(place / "config.json", error)) return place;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include <ds4/version.hpp>
+
 namespace ds4::inline v0_1 {
 
 /// The three kinds of attention, model.md section 5.

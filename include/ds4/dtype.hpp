@@ -10,6 +10,8 @@
 #include <optional>
 #include <string_view>
 
+#include <ds4/version.hpp>
+
 namespace ds4::inline v0_1 {
 
 /// Element type of a tensor in a file. An FP4 matrix is stored as I8, two elements to a byte.

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include <ds4/version.hpp>
+
 namespace ds4::inline v0_1 {
 
 /// Every run-time failure of the library: a bad file, configuration or input.

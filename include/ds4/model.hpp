@@ -30,6 +30,7 @@
 #include <ds4/rotary.hpp>
 #include <ds4/sampler.hpp>
 #include <ds4/state.hpp>
+#include <ds4/version.hpp>
 
 namespace ds4::inline v0_1 {
 

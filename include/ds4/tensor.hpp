@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <utility>
 
+#include <ds4/version.hpp>
+
 namespace ds4::inline v0_1 {
 
 /// An extent known at run time. Only a leading extent (a token count, a state length) can be.
