@@ -16,14 +16,19 @@ namespace ds4::inline v0_1 {
 /// Where the queries of one segment find their keys: the window's rows and the compressed entries.
 template <class Log>
 struct KeySource {
+  ///@{
+  /// The window's rows, [kWidth] each.
   static constexpr std::size_t kWidth = Log::kWidth;
   const Log* window = nullptr;
+  ///@}
   const Log* entries = nullptr;  ///< null in a sliding layer
 };
 
 /// Stands for a part that a kind of layer does not have.
 struct Absent {
+  /// Keeps nothing.
   struct State {
+    /// There is none.
     template <class Self, class F>
     static void for_each_log(Self&, F&&) {}
   };
@@ -33,6 +38,8 @@ struct Absent {
 /// Source: model.md 5; paper 2.3.
 template <ModelConfig C, std::size_t Ratio, Backend B>
 struct Attention {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr AttentionKind kKind = attention_kind<C>(Ratio);
   static constexpr bool kCompressed = kKind != AttentionKind::sliding;
   static constexpr bool kIndexed = kKind == AttentionKind::csa;
@@ -48,7 +55,10 @@ struct Attention {
       std::conditional_t<kCompressed, Compressor<C, d, kCompressed ? Ratio : 1, kIndexed, B>,
                          Absent>;
   using Index = std::conditional_t<kIndexed, Indexer<C, kIndexed ? Ratio : 1, B>, Absent>;
+  ///@}
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<q_lora, D> wq_a;
   typename B::template Parameter<q_lora> q_norm;
   typename B::template Matrix<H * d, q_lora> wq_b;
@@ -59,12 +69,16 @@ struct Attention {
   typename B::template Matrix<D, G * o_lora> wo_b;
   [[no_unique_address]] Entries compressor;
   [[no_unique_address]] Index indexer;
+  ///@}
 
   /// What a sequence keeps for this layer: the last W - 1 rotated kv rows, and the compressors'.
   struct State {
+    ///@{
+    /// The window's rows, and what the parts keep.
     KeyLog window;
     [[no_unique_address]] typename Entries::State compressor;
     [[no_unique_address]] typename Index::State indexer;
+    ///@}
 
     /// Calls f(log, tokens to a row, first_needed) for each log of `self`, a State or const State.
     /// A sequence at a position has rows up to position / (tokens to a row), and needs those from
@@ -82,6 +96,7 @@ struct Attention {
     return position - std::min(position, C::sliding_window - 1);
   }
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("wq_a.weight", wq_a);

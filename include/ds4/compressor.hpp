@@ -16,21 +16,30 @@ namespace ds4::inline v0_1 {
 template <ModelConfig C, std::size_t Width, std::size_t Ratio, bool Overlapping, Backend B,
           class EntryLog = typename B::template KeyLog<Width>>
 struct Compressor {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kProjected = Overlapping ? 2 * Width : Width;
   using T = typename B::Element;
+  ///@}
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<kProjected, D> wkv;
   typename B::template Matrix<kProjected, D> wgate;
   typename B::template Parameter<Ratio, kProjected> ape;
   typename B::template Parameter<Width> norm;
+  ///@}
 
   /// What a sequence keeps: projections of the tokens that later entries still need (the tail, and
   /// for overlapping windows the last full one), and all entries so far.
   struct State {
+    ///@{
+    /// Projections by token, entries by window.
     typename B::template RowLog<kProjected> kv;
     typename B::template RowLog<kProjected> gate;
     EntryLog entries;
+    ///@}
 
     /// Calls f(log, tokens to a row, first_needed) for each log; see Attention::State.
     template <class Self, class F>
@@ -48,6 +57,7 @@ struct Compressor {
     return (Overlapping && windows > 0 ? windows - 1 : windows) * Ratio;
   }
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("wkv.weight", wkv);

@@ -24,28 +24,37 @@ enum class RouterKind : std::uint8_t {
   learned,  ///< top-k of the router's scores plus bias
 };
 
+///@{
+/// The name in texts: "sliding", "csa" or "hca"; "hash" or "learned".
 constexpr std::string_view name_of(AttentionKind kind) {
   return kind == AttentionKind::sliding ? "sliding" : kind == AttentionKind::csa ? "csa" : "hca";
 }
 constexpr std::string_view name_of(RouterKind kind) {
   return kind == RouterKind::hash ? "hash" : "learned";
 }
+///@}
 
 /// YaRN interpolation of the compress rotary table (config.json: rope_scaling). factor 1 is none.
 struct RopeScaling {
+  ///@{
+  /// Fields of rope_scaling, by their names.
   double factor = 1.0;
   double original_max_position_embeddings = 0.0;
   double beta_fast = 32.0;
   double beta_slow = 1.0;
   friend constexpr bool operator==(const RopeScaling&, const RopeScaling&) = default;
+  ///@}
 };
 
 /// Tokens per compressed entry (config.json of transformers: compress_rates): the ratio of a layer
 /// says which kind of attention it has.
 struct CompressRates {
+  ///@{
+  /// Tokens per entry of CSA and of HCA.
   std::size_t compressed_sparse_attention = 4;
   std::size_t heavily_compressed_attention = 128;
   friend constexpr bool operator==(const CompressRates&, const CompressRates&) = default;
+  ///@}
 };
 
 /// A configuration is a type with these static members, named as in config.json.
@@ -129,6 +138,8 @@ struct ReleaseConfig {
 
 /// DeepSeek-V4-Flash: 284 G parameters, 13 G active per token.
 struct Flash : detail::ReleaseConfig {
+  ///@{
+  /// See ModelConfig.
   static constexpr std::string_view name = "flash";
   static constexpr std::size_t hidden_size = 4096;
   static constexpr std::size_t num_hidden_layers = 43;
@@ -141,10 +152,13 @@ struct Flash : detail::ReleaseConfig {
   static constexpr std::size_t index_topk = 512;
   static constexpr auto compress_ratios =
       detail::with_pairs<20>(std::array<std::size_t, 3>{0, 0, 4});
+  ///@}
 };
 
 /// DeepSeek-V4-Pro: 1.6 T parameters, 49 G active per token.
 struct Pro : detail::ReleaseConfig {
+  ///@{
+  /// See ModelConfig.
   static constexpr std::string_view name = "pro";
   static constexpr std::size_t hidden_size = 7168;
   static constexpr std::size_t num_hidden_layers = 61;
@@ -157,6 +171,7 @@ struct Pro : detail::ReleaseConfig {
   static constexpr std::size_t index_topk = 1024;
   static constexpr auto compress_ratios =
       detail::with_pairs<29>(std::array<std::size_t, 3>{128, 128, 4});
+  ///@}
 };
 
 namespace check {

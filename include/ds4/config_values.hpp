@@ -17,6 +17,8 @@ namespace ds4::inline v0_1 {
 /// What a configuration type states (see ModelConfig), and what only a config.json does.
 struct ConfigValues {
   std::string name;  ///< of the configuration type; a file has none
+  ///@{
+  /// See ModelConfig; compress_ratios are those of the main layers.
   std::size_t vocab_size = 0;
   std::size_t hidden_size = 0;
   std::size_t num_hidden_layers = 0;
@@ -36,7 +38,7 @@ struct ConfigValues {
   std::size_t index_head_dim = 0;
   std::size_t index_topk = 0;
   std::size_t sliding_window = 0;
-  std::vector<std::size_t> compress_ratios;  ///< of the main layers
+  std::vector<std::size_t> compress_ratios;
   CompressRates compress_rates;
   double rope_theta = 0.0;
   double compress_rope_theta = 0.0;
@@ -47,9 +49,13 @@ struct ConfigValues {
   double rms_norm_eps = 0.0;
   std::size_t max_position_embeddings = 0;
   std::size_t num_nextn_predict_layers = 0;
+  ///@}
 
+  ///@{
+  /// Token ids, where the file states them.
   std::optional<std::size_t> bos_token_id;
   std::vector<std::size_t> eos_token_ids;
+  ///@}
   bool has_dspark = false;  ///< the file announces the dspark drafter, which ds4 does not run
 };
 
@@ -146,7 +152,7 @@ inline std::string to_string(const ConfigValues& values) {
 
 /// A field in which a file and a compiled configuration differ; for a list, one entry of it.
 struct FieldDifference {
-  std::string field;
+  std::string field;     ///< its name, with an index for an entry of a list
   std::string found;     ///< in the file
   std::string expected;  ///< as compiled
 };

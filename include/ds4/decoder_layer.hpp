@@ -16,19 +16,25 @@ namespace ds4::inline v0_1 {
 template <ModelConfig C, std::size_t Ratio, RouterKind Router, Backend B>
 struct DecoderLayer {
   static_assert(checked_config<C>());
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t kCompressRatio = Ratio;
   static constexpr RouterKind kRouter = Router;
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;
   using State = typename Attention<C, Ratio, B>::State;
+  ///@}
 
+  ///@{
+  /// The parts, named as in a checkpoint.
   HyperConnection<C, B> hc_attn;
   typename B::template Parameter<D> attn_norm;
   Attention<C, Ratio, B> attn;
   HyperConnection<C, B> hc_ffn;
   typename B::template Parameter<D> ffn_norm;
   Moe<C, Router, B> ffn;
+  ///@}
 
   /// Calls the visitor with the name (as in a checkpoint, after "layers.N.") of every weight.
   template <class Visitor>

@@ -14,6 +14,7 @@ namespace ds4::inline v0_1 {
 /// argument. Shape mistakes in a program do not get here, they fail to compile.
 class Error : public std::runtime_error {
  public:
+  /// The text is "ds4: <where>: <what>".
   Error(std::string_view where, std::string_view what)
       : std::runtime_error("ds4: " + std::string(where) + ": " + std::string(what)) {}
 };

@@ -11,14 +11,21 @@ namespace ds4::inline v0_1 {
 /// One site's hyper-connection. Source: model.md 3; paper 2.2.
 template <ModelConfig C, Backend B>
 struct HyperConnection {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;
+  ///@}
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<(2 + N) * N, N * D> fn;
   typename B::template Parameter<(2 + N) * N> base;
   typename B::template Parameter<3> scale;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("fn", fn);
@@ -52,14 +59,21 @@ struct HyperConnection {
 /// The collapse of the streams before the head: the `pre` part of a hyper-connection alone.
 template <ModelConfig C, Backend B>
 struct HyperHead {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;
+  ///@}
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<N, N * D> fn;
   typename B::template Parameter<N> base;
   typename B::template Parameter<1> scale;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("fn", fn);

@@ -14,6 +14,8 @@ namespace ds4::inline v0_1 {
 /// Source: model.md 5.2; paper 2.3.1, eqs. 13 to 17.
 template <ModelConfig C, std::size_t Ratio, Backend B>
 struct Indexer {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t nI = C::index_n_heads;
   static constexpr std::size_t dI = C::index_head_dim;
@@ -21,11 +23,16 @@ struct Indexer {
   using Log = typename B::template IndexLog<dI>;
   using Keys = Compressor<C, dI, Ratio, true, B, Log>;
   using State = typename Keys::State;
+  ///@}
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<nI * dI, C::q_lora_rank> wq_b;
   typename B::template Matrix<nI, D> weights_proj;
   Keys compressor;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("wq_b.weight", wq_b);

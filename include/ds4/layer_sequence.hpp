@@ -16,10 +16,13 @@ namespace ds4::inline v0_1 {
 /// How a configuration's layers fall into prefix, repeated pairs and suffix: the pairs are the
 /// longest run of learned-routed (HCA, CSA) neighbours. Flash: 3 + 2 * 20 + 0; Pro: 3 + 2 * 29 + 0.
 struct Schedule {
+  ///@{
+  /// Layers before the pairs, pairs, layers behind them.
   std::size_t prefix;
   std::size_t pairs;
   std::size_t suffix;
   friend constexpr bool operator==(const Schedule&, const Schedule&) = default;
+  ///@}
 };
 
 /// The schedule of a configuration, an instance of its type or a ConfigValues; without such a pair
@@ -42,6 +45,7 @@ constexpr Schedule schedule_of(const Config& config) {
   }
   return best;
 }
+/// The same for a configuration type.
 template <ModelConfig C>
 consteval Schedule schedule() {
   static_assert(checked_config<C>());
@@ -59,23 +63,31 @@ class LayerSequence {
   static std::tuple<At<First + I>...> slice(std::index_sequence<I...>);
 
  public:
+  /// The configuration's.
   static constexpr Schedule kSchedule = schedule<C>();
 
   /// The repeated pair.
   struct Pair {
+    ///@{
+    /// The two layers' elements.
     typename Of::template element<C::compress_rates.heavily_compressed_attention,
                                   RouterKind::learned>
         hca;
     typename Of::template element<C::compress_rates.compressed_sparse_attention,
                                   RouterKind::learned>
         csa;
+    ///@}
   };
 
+  ///@{
+  /// The elements, in the order of the layers.
   decltype(slice<0>(std::make_index_sequence<kSchedule.prefix>())) prefix;
   std::vector<Pair> pairs = std::vector<Pair>(kSchedule.pairs);
   decltype(slice<C::num_hidden_layers - kSchedule.suffix>(
       std::make_index_sequence<kSchedule.suffix>())) suffix;
+  ///@}
 
+  ///@{
   /// Calls f(layer number, layer) in order.
   template <class F>
   void for_each(F&& f) {
@@ -85,6 +97,7 @@ class LayerSequence {
   void for_each(F&& f) const {
     walk([&](std::size_t layer, auto member) { f(layer, member(*this)); });
   }
+  ///@}
 
   /// Calls f(layer number, layer, its counterparts) in order, where the counterparts are pointers
   /// to the same layer's elements in `others`, e.g. one state per sequence. They lie in scratch

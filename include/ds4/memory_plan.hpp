@@ -31,12 +31,12 @@ inline constexpr std::size_t kDefaultRollbackLimit = 64;
 
 /// A pass to plan the scratch memory of.
 struct PassShape {
-  std::size_t tokens = 1;     ///< S, of all sequences
-  std::size_t sequences = 1;  ///< of equal length
-  std::size_t context = 1;    ///< tokens of each, those of the pass included
-  std::size_t logits = 1;     ///< rows of logits
-  std::size_t threads = 1;
-  StorageFormat storage = StorageFormat::release;
+  std::size_t tokens = 1;                          ///< S, of all sequences
+  std::size_t sequences = 1;                       ///< of equal length
+  std::size_t context = 1;                         ///< tokens of each, those of the pass included
+  std::size_t logits = 1;                          ///< rows of logits
+  std::size_t threads = 1;                         ///< lanes, each with scratch memory of its own
+  StorageFormat storage = StorageFormat::release;  ///< the weights'
   bool exact = false;  ///< activations in float32; they are as well without AVX-512's BF16
 };
 

@@ -42,6 +42,8 @@ enum class LogitsOf : std::uint8_t { all, last };
 template <ModelConfig C, Backend B = Reference<float>>
 class Model {
  public:
+  ///@{
+  /// What the model is made of, and the types of its results.
   using Config = C;
   using Scalar = typename B::Scalar;
   using Element = typename B::Element;
@@ -49,11 +51,15 @@ class Model {
   static constexpr std::size_t V = C::vocab_size;
   using Logits = Tensor<Scalar, V>;
   using LogitsRows = Rows<Scalar, V>;
+  ///@}
 
   /// One sequence of a batch: the tokens to take in, and the state they continue.
   struct Sequence {
+    ///@{
+    /// A state of the caller's, and at least one token.
     State* state;
     std::span<const std::int32_t> ids;
+    ///@}
   };
 
   /// Loads a checkpoint folder: config.json, and model.safetensors or its shards, which stay mapped
@@ -61,9 +67,11 @@ class Model {
   /// field, or a tensor is missing, surplus, misshapen or of an unknown storage.
   static Model load(const std::filesystem::path& dir, B backend = B());
 
+  ///@{
   /// The state of an empty sequence; see State about the limit.
   State new_state() const { return State(); }
   State new_state(std::size_t rollback_limit) const { return State(rollback_limit); }
+  ///@}
 
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the

@@ -13,12 +13,19 @@ namespace ds4::inline v0_1 {
 /// One expert: w2 (silu(min(w1 x, limit)) * clamp(w3 x, -limit, limit)). Source: model.md 6.
 template <ModelConfig C, Backend B>
 struct Expert {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t F = C::moe_intermediate_size;
+  ///@}
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<F, D> w1;
   typename B::template Matrix<D, F> w2;
   typename B::template Matrix<F, D> w3;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("w1.weight", w1);
@@ -31,18 +38,25 @@ struct Expert {
 /// are the top k of score + bias (learned). Source: model.md 6; paper 2.1.
 template <ModelConfig C, RouterKind Router, Backend B>
 struct Gate {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t E = C::n_routed_experts;
   static constexpr std::size_t k = C::num_experts_per_tok;
+  ///@}
   struct NoBias {};
   struct NoTable {};
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<E, C::hidden_size> weight;
   [[no_unique_address]] std::conditional_t<Router == RouterKind::learned,
                                            typename B::template Parameter<E>, NoBias> bias;
   [[no_unique_address]] std::conditional_t<Router == RouterKind::hash,
                                            typename B::template HashTable<C::vocab_size, k>,
                                            NoTable> tid2eid;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("weight", weight);
@@ -54,17 +68,24 @@ struct Gate {
 /// The feed-forward sublayer.
 template <ModelConfig C, RouterKind Router, Backend B>
 struct Moe {
+  ///@{
+  /// Sizes by the symbols of model.md, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t F = C::moe_intermediate_size;
   static constexpr std::size_t E = C::n_routed_experts;
   static constexpr std::size_t k = C::num_experts_per_tok;
   using T = typename B::Element;
   using Experts = typename B::template Experts<Expert<C, B>>;
+  ///@}
 
+  ///@{
+  /// The parts, named as in a checkpoint.
   Gate<C, Router, B> gate;
   Experts experts = Experts(E);
   Expert<C, B> shared_experts;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor.group("gate.", gate);

@@ -10,8 +10,11 @@ namespace ds4::inline v0_1 {
 /// between its own input projections and its own collapse. Source: model.md 9.
 template <ModelConfig C, Backend B>
 struct MtpLayer {
+  /// hidden_size.
   static constexpr std::size_t D = C::hidden_size;
 
+  ///@{
+  /// The weights, named as in a checkpoint.
   typename B::template Matrix<D, D> e_proj;
   typename B::template Matrix<D, D> h_proj;
   typename B::template Parameter<D> enorm;
@@ -19,7 +22,9 @@ struct MtpLayer {
   DecoderLayer<C, 0, RouterKind::learned, B> layer;
   HyperHead<C, B> hc_head;
   typename B::template Parameter<D> norm;
+  ///@}
 
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
   template <class Visitor>
   void visit(Visitor&& visitor) {
     visitor("e_proj.weight", e_proj);

@@ -15,6 +15,7 @@ template <class T>
 class StageObserver {
  public:
   virtual ~StageObserver() = default;
+  /// Numbers, e.g. "attn.q_rope" [S, H, d].
   virtual void values(std::size_t layer, std::string_view stage, std::span<const T> values) = 0;
   /// Indices: "mlp.router_indices" [S, k] and "indexer.topk" [S, index_topk], -1 for none.
   virtual void indices(std::size_t layer, std::string_view stage,

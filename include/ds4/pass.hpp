@@ -17,19 +17,24 @@ namespace ds4::inline v0_1 {
 /// The tokens of one pass, S rows from one or more sequences, and the tables they share.
 template <ModelConfig C, Backend B>
 struct Pass {
+  ///@{
+  /// Types.
   using Scalar = typename B::Scalar;
   using Rotary = RotaryTable<typename B::Element, C::qk_rope_head_dim / 2>;
+  ///@}
 
-  B& backend;
+  B& backend;                              ///< this lane's
   std::span<const typename B::Index> ids;  ///< [S]
   std::span<const Segment> segments;       ///< cover the S rows in order
   Rotary main;                             ///< rope_theta, for sliding layers
   Rotary compress;  ///< compress_rope_theta with YaRN, for CSA and HCA layers
-  StageObserver<Scalar>* observer = nullptr;
-  std::size_t layer = 0;  ///< the running layer's number
+  StageObserver<Scalar>* observer = nullptr;  ///< or null
+  std::size_t layer = 0;                      ///< the running layer's number
 
+  /// S, the tokens of the pass.
   std::size_t rows() const { return ids.size(); }
 
+  /// The table that a layer of this kind uses.
   const Rotary& rotary(AttentionKind kind) const {
     return kind == AttentionKind::sliding ? main : compress;
   }

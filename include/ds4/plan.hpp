@@ -17,17 +17,21 @@ namespace ds4::inline v0_1 {
 
 /// Parts of the model whose costs are stated apart.
 enum class Component : std::uint8_t { attention, indexer, experts, hyper_connections, head, rest };
+/// How many there are.
 inline constexpr std::size_t kComponents = 6;
 
 /// Some tensors [rows, cols] of one kind, of the main model or of the multi-token-prediction layer.
 struct WeightGroup {
-  TensorRole role;
+  TensorRole role;  ///< what the tensors are
+  ///@{
+  /// Each tensor's shape.
   std::size_t rows;
   std::size_t cols;
-  std::size_t count;  ///< tensors
-  std::size_t used;   ///< tensors that a token meets; of a table or the embedding it reads a row
-  Component component;
-  bool mtp;
+  ///@}
+  std::size_t count;    ///< tensors
+  std::size_t used;     ///< tensors that a token meets; of a table or the embedding it reads a row
+  Component component;  ///< where their cost is counted
+  bool mtp;             ///< of the multi-token-prediction layer
 };
 
 namespace detail {
@@ -126,13 +130,13 @@ enum class StateFormat : std::uint8_t {
 
 /// What to plan for.
 struct PlanOptions {
-  StorageFormat storage = StorageFormat::release;
-  StateFormat state = StateFormat::bf16;
-  std::size_t context = 4096;  ///< tokens
-  std::size_t batch = 1;       ///< sequences
-  std::size_t chunk = 0;       ///< tokens of a pass of prefill; 0: as Model::prefill takes them
-  std::size_t threads = 1;
-  bool exact = false;                            ///< activations and state rows in float32
+  StorageFormat storage = StorageFormat::release;  ///< the weights'
+  StateFormat state = StateFormat::bf16;           ///< the states'
+  std::size_t context = 4096;                      ///< tokens
+  std::size_t batch = 1;                           ///< sequences
+  std::size_t chunk = 0;    ///< tokens of a pass of prefill; 0: as Model::prefill takes them
+  std::size_t threads = 1;  ///< of the SIMD backend
+  bool exact = false;       ///< activations and state rows in float32
   std::size_t rollback = kDefaultRollbackLimit;  ///< the states' limit
 };
 
@@ -141,14 +145,17 @@ struct Plan {
   std::size_t parameters = 0;         ///< main model, hash tables apart
   std::size_t parameters_mtp = 0;     ///< of the multi-token-prediction layer
   std::size_t parameters_active = 0;  ///< that a token meets, the embedding apart
-  std::size_t hash_entries = 0;
-  std::size_t tensors = 0;       ///< of a checkpoint, scales included
-  std::size_t weight_bytes = 0;  ///< of all tensors, the extra layer's included
-  std::size_t fp4_bytes = 0;     ///< of weight_bytes, scales included
+  std::size_t hash_entries = 0;       ///< of all hash tables
+  std::size_t tensors = 0;            ///< of a checkpoint, scales included
+  std::size_t weight_bytes = 0;       ///< of all tensors, the extra layer's included
+  ///@{
+  /// Of weight_bytes, scales included.
+  std::size_t fp4_bytes = 0;
   std::size_t fp8_bytes = 0;
   std::size_t bf16_bytes = 0;
   std::size_t f32_bytes = 0;
   std::size_t table_bytes = 0;
+  ///@}
   std::size_t weight_bytes_per_token = 0;  ///< read to decode one
   std::size_t state_bytes = 0;             ///< window and entries of all sequences at the context
   std::size_t tail_bytes = 0;              ///< beside them: projections that compressors still need
@@ -158,18 +165,23 @@ struct Plan {
   std::array<std::size_t, kComponents> decode_flops{};   ///< of a token at the context
   std::array<std::size_t, kComponents> prefill_flops{};  ///< of a token, mean up to the context
 
+  /// The sum over all components.
   static constexpr std::size_t total(const std::array<std::size_t, kComponents>& flops) {
     std::size_t sum = 0;
     for (const std::size_t f : flops) sum += f;
     return sum;
   }
+  /// Member by member.
   friend constexpr bool operator==(const Plan&, const Plan&) = default;
 };
 
 /// Operations of attention and of the indexer's scores, two to a product and sum.
 struct AttentionFlops {
+  ///@{
+  /// Operations.
   std::size_t attention = 0;
   std::size_t indexer = 0;
+  ///@}
 };
 
 namespace detail {

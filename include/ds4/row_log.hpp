@@ -18,10 +18,14 @@ namespace ds4::inline v0_1 {
 template <class T, std::size_t Width>
 class RowLog {
  public:
+  /// Values of a row.
   static constexpr std::size_t kWidth = Width;
 
+  ///@{
+  /// The first row, and the one behind the last.
   std::size_t first() const { return first_; }
   std::size_t end() const { return first_ + rows_; }
+  ///@}
 
   /// Row number `row`, first() <= row < end().
   const T* row(std::size_t row) const {
@@ -29,6 +33,7 @@ class RowLog {
     return data_.data() + (skip_ + row - first_) * Width;
   }
 
+  /// Adds rows at the end.
   void append(RowsView<const T, Width> rows) {
     data_.insert(data_.end(), rows.data(), rows.data() + rows.size());
     rows_ += rows.extent(0);
@@ -58,6 +63,7 @@ class RowLog {
 
   // How a state is saved and restored: row by row, in the type that the log keeps.
 
+  /// The type of the rows.
   DType dtype() const
     requires std::is_floating_point_v<T>
   {

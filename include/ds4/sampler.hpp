@@ -71,6 +71,7 @@ class Sampler {
     if (options.top_k < 0) refuse("top_k", "at least 0", std::to_string(options.top_k));
   }
 
+  /// As given to the constructor.
   const SamplerOptions& options() const { return options_; }
 
   /// The next token for logits [V]. Probabilities are in double; among equal logits the lower id

@@ -33,6 +33,7 @@ class State {
   };
 
  public:
+  /// A state for each layer.
   using Layers = LayerSequence<C, LayerStates>;
 
   /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
@@ -42,8 +43,9 @@ class State {
       : rollback_limit_(rollback_limit) {}
 
   std::size_t position = 0;  ///< tokens taken in so far
-  Layers layers;
+  Layers layers;             ///< what each layer keeps
 
+  /// As given to the constructor.
   std::size_t rollback_limit() const { return rollback_limit_; }
   /// How many tokens rollback can take back now.
   std::size_t rollback_available() const { return position - std::min(position, earliest_); }
@@ -70,6 +72,7 @@ class State {
   /// truncated stream. Memory grows with what the stream holds, not with what it announces.
   static State deserialise(std::istream& stream);
 
+  ///@{
   /// Calls f(log, tokens to a row, first_needed) for each log, in the order of the layers; see
   /// Attention::State.
   template <class F>
@@ -80,6 +83,7 @@ class State {
   void for_each_log(F&& f) const {
     layers.for_each([&](std::size_t, const auto& layer) { layer.for_each_log(layer, f); });
   }
+  ///@}
 
   /// After a pass whose segment had this state's rollback_limit: `tokens` more are taken in.
   void advance(std::size_t tokens) {

@@ -35,9 +35,13 @@ class TensorView {
                 "ds4::TensorView: only the leading extent may be kDynamic");
 
  public:
+  ///@{
+  /// Element type, and how many extents.
   using value_type = T;
   static constexpr std::size_t kRank = 1 + sizeof...(Rest);
+  ///@}
 
+  ///@{
   /// `data` points at size() elements, where `lead` is the leading extent.
   constexpr TensorView(T* data, std::size_t lead)
     requires(Lead == kDynamic)
@@ -45,6 +49,7 @@ class TensorView {
   constexpr explicit TensorView(T* data)
     requires(Lead != kDynamic)
       : data_(data), lead_(Lead) {}
+  ///@}
 
   /// A view to const elements from one to mutable elements.
   template <class U>
@@ -52,6 +57,8 @@ class TensorView {
   constexpr TensorView(TensorView<U, Lead, Rest...> other)
       : data_(other.data()), lead_(other.extent(0)) {}
 
+  ///@{
+  /// The elements, and the extents by axis.
   constexpr T* data() const { return data_; }
   constexpr std::size_t size() const { return lead_ * detail::kInner<Lead, Rest...>; }
   constexpr std::span<T> flat() const { return {data_, size()}; }
@@ -59,7 +66,9 @@ class TensorView {
     const std::array<std::size_t, kRank> extents{lead_, Rest...};
     return extents[axis];
   }
+  ///@}
 
+  /// The same elements, const.
   constexpr TensorView<const T, Lead, Rest...> as_const() const { return *this; }
 
   /// Element at one index per axis; not range-checked.
@@ -74,6 +83,7 @@ class TensorView {
     return data_[offset];
   }
 
+  ///@{
   /// The sub-tensor [Rest...] at `index` of the leading axis.
   constexpr auto operator[](std::size_t index) const
     requires(sizeof...(Rest) > 0)
@@ -85,6 +95,7 @@ class TensorView {
   {
     return data_[index];
   }
+  ///@}
 
   /// Rows first .. first + count - 1 of the leading axis.
   constexpr TensorView<T, kDynamic, Rest...> rows(std::size_t first, std::size_t count) const {
@@ -115,11 +126,16 @@ class TensorView {
 template <class T, std::size_t Lead, std::size_t... Rest>
 class Tensor {
  public:
+  ///@{
+  /// Element type, views of this shape, and the leading extent.
   using value_type = T;
   using View = TensorView<T, Lead, Rest...>;
   using ConstView = TensorView<const T, Lead, Rest...>;
   static constexpr std::size_t kLead = Lead;
+  ///@}
 
+  ///@{
+  /// Zeros; a deep copy; the elements of another, which is then empty.
   Tensor()
     requires(Lead != kDynamic)
       : Tensor(Lead, nullptr) {}
@@ -136,8 +152,11 @@ class Tensor {
     std::swap(data_, other.data_);
     return *this;
   }
+  ///@}
   ~Tensor() = default;
 
+  ///@{
+  /// As TensorView has it.
   View view() {
     if constexpr (Lead == kDynamic) {
       return View(data(), lead_);
@@ -172,6 +191,7 @@ class Tensor {
   }
   decltype(auto) operator[](std::size_t index) { return view()[index]; }
   decltype(auto) operator[](std::size_t index) const { return view()[index]; }
+  ///@}
 
  private:
   static constexpr std::align_val_t kAlignment{64};
@@ -193,6 +213,7 @@ class Tensor {
 /// One row of [E...] per token: the shape of an activation.
 template <class T, std::size_t... E>
 using Rows = Tensor<T, kDynamic, E...>;
+/// A view of such rows.
 template <class T, std::size_t... E>
 using RowsView = TensorView<T, kDynamic, E...>;
 

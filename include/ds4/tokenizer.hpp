@@ -97,6 +97,7 @@ class Tokenizer {
 /// to the tokenizer.
 class StreamDecoder {
  public:
+  /// With skip_special, special tokens are left out.
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = false)
       : tokenizer_(&tokenizer), skip_special_(skip_special) {}
   StreamDecoder(Tokenizer&&, bool = false) = delete;  // it would not live long enough
@@ -128,9 +129,11 @@ class StreamDecoder {
 /// One call of encode(): the working memory and the steps from text to ids.
 class Tokenizer::Encoder {
  public:
+  /// Working memory for a text of this size.
   Encoder(const Tokenizer& tokenizer, std::size_t text_size)
       : tokenizer_(tokenizer), scratch_(text_size), merger_(tokenizer.merges_) {}
 
+  /// The ids of the text.
   std::vector<std::int32_t> run(std::string_view text) {
     text_ = subject_ = text;
     // Differs: for PCRE2 \s includes U+180E, which Unicode has not counted as a space since 6.3 and

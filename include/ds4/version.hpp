@@ -20,6 +20,7 @@
 #define DS4_VERSION_MINOR 1
 #define DS4_VERSION_PATCH 0
 
+/// DeepSeek-V4 as C++ types.
 namespace ds4::inline v0_1 {
 
 /// Major, minor and patch, as in the package. Before 1.0, minor versions are not compatible.

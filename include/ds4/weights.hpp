@@ -15,14 +15,20 @@ namespace ds4::inline v0_1 {
 /// F8_E4M3 has one scale per 128 x 128 block; I8 holds FP4, two elements to a byte (the low nibble
 /// first), with one scale per 32 columns of a row; the others have no scales. Source: model.md 7.
 struct StoredMatrix {
+  ///@{
+  /// Values to a scale: rows and columns in FP8, columns in FP4.
   static constexpr std::size_t kFp8Block = 128;
   static constexpr std::size_t kFp4Block = 32;
+  ///@}
 
+  ///@{
+  /// The mapped bytes, the shape, and the type of a stored element.
   const std::byte* values = nullptr;
   const std::byte* scales = nullptr;
   std::size_t rows = 0;
   std::size_t cols = 0;
   DType dtype = DType::f32;
+  ///@}
   DType scale_dtype = DType::f8_e8m0;  ///< F8_E8M0, or F32 as in the Base releases
 
   /// Writes row `row` as values of T; exact, one multiplication by the scale included.
@@ -93,9 +99,12 @@ struct StoredMatrix {
 /// A view: whoever loaded it keeps the file mapped.
 template <std::size_t Rows, std::size_t Cols>
 struct Matrix {
+  ///@{
+  /// [kRows, kCols].
   static constexpr std::size_t kRows = Rows;
   static constexpr std::size_t kCols = Cols;
   StoredMatrix stored;
+  ///@}
 };
 
 }  // namespace ds4::inline v0_1

@@ -33,6 +33,7 @@ namespace ds4::inline v0_1 {
 /// appears last; a writer that goes away unfinished removes what it has written.
 class CheckpointWriter {
  public:
+  /// Tensors that stay in one file.
   using Group = std::vector<TensorSpec>;
 
   /// Makes the folder `out` if it is missing. Throws ds4::Error if it holds a checkpoint, or if it

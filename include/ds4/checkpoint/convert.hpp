@@ -37,8 +37,8 @@ namespace ds4::inline v0_1 {
 
 /// What convert() is asked for beside the folders.
 struct ConvertOptions {
-  StorageFormat format = StorageFormat::release;
-  std::size_t shard_bytes = 5'000'000'000;  ///< of tensors in a file, see CheckpointWriter
+  StorageFormat format = StorageFormat::release;  ///< what to write
+  std::size_t shard_bytes = 5'000'000'000;        ///< of tensors in a file, see CheckpointWriter
   /// Called with bytes written and bytes in all. What it throws ends the conversion.
   std::function<void(std::size_t, std::size_t)> progress;
 };
@@ -53,16 +53,17 @@ struct StorageError {
   /// Root-mean-square error in units of the root-mean-square value; 0 if there is no error.
   double relative_rms() const { return squares > 0.0 ? std::sqrt(squares / of_values) : 0.0; }
 
+  /// Counts values in, beside what became of them.
   void add(std::span<const float> values, std::span<const float> stored);
 };
 
 /// The tensors of one kind that went from one storage to another.
 struct StorageChange {
-  std::string kind;  ///< "routed experts", "norms", ...
-  std::string from;  ///< "BF16", "FP4", "F8_E4M3 (F32 scales)", ...
-  std::string to;
+  std::string kind;         ///< "routed experts", "norms", ...
+  std::string from;         ///< "BF16", "FP4", "F8_E4M3 (F32 scales)", ...
+  std::string to;           ///< likewise
   std::size_t tensors = 0;  ///< without scales
-  StorageError error;
+  StorageError error;       ///< of all their values
 };
 
 /// What convert() has done.

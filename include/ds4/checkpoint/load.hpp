@@ -19,6 +19,7 @@ namespace ds4::inline v0_1 {
 template <class B>
 class WeightLoader {
  public:
+  /// Nothing is used yet.
   WeightLoader(const Checkpoint& checkpoint, B& backend) : reader_(checkpoint), backend_(backend) {}
 
   /// A matrix in any storage, see TensorReader::matrix().

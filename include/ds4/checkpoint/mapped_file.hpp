@@ -113,6 +113,8 @@ class MappedFile {
     data_ = static_cast<const std::byte*>(address);
     range_ = detail::add_mapped_range(data_, size_);
   }
+  ///@{
+  /// Takes over the mapping.
   MappedFile(MappedFile&& other) noexcept
       : path_(std::move(other.path_)),
         file_(std::move(other.file_)),
@@ -129,6 +131,7 @@ class MappedFile {
     std::swap(range_, other.range_);
     return *this;
   }
+  ///@}
   ~MappedFile() {
     if (range_ != nullptr) detail::remove_mapped_range(*range_);
     if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);

@@ -35,11 +35,11 @@ namespace ds4::inline v0_1 {
 /// A tensor of a file, in place: the data are the mapped bytes, row-major, little-endian and
 /// aligned to the dtype.
 struct StoredTensor {
-  std::string name;         ///< for look-up; in a Checkpoint the release's name
-  std::string stored_name;  ///< as the file spells it
-  DType dtype = DType::f32;
-  std::vector<std::size_t> shape;  ///< empty for a scalar
-  std::span<const std::byte> data;
+  std::string name;                        ///< for look-up; in a Checkpoint the release's name
+  std::string stored_name;                 ///< as the file spells it
+  DType dtype = DType::f32;                ///< type of an element
+  std::vector<std::size_t> shape;          ///< empty for a scalar
+  std::span<const std::byte> data;         ///< mapped
   std::shared_ptr<const MappedFile> file;  ///< keeps the data mapped
 
   /// "<file>: <stored name>", for messages.
@@ -113,6 +113,7 @@ class Safetensors {
   }
   /// The header's __metadata__.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  /// As given to the constructor.
   const std::filesystem::path& path() const { return file_->path(); }
 
   /// The mapped file.
@@ -414,9 +415,12 @@ inline std::vector<Safetensors> Checkpoint::open_shards(const std::filesystem::p
 
 /// What SafetensorsWriter is told of a tensor before its data.
 struct TensorSpec {
+  ///@{
+  /// As the header states them.
   std::string name;
   DType dtype = DType::f32;
   std::vector<std::size_t> shape;
+  ///@}
 };
 
 /// Writes one safetensors file from tensors declared up front, their data following in pieces.

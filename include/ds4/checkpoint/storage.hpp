@@ -25,9 +25,9 @@ enum class StorageFormat : std::uint8_t {
 /// How tensors of one role are stored: their type and, where they have scales, the values that
 /// share one.
 struct Storage {
-  DType dtype;
+  DType dtype;                 ///< type of a stored element
   std::size_t scale_rows = 0;  ///< 0: no scales
-  std::size_t scale_cols = 0;
+  std::size_t scale_cols = 0;  ///< likewise
 };
 
 /// The rule.

@@ -24,9 +24,12 @@ enum class TensorRole : std::uint8_t {
 
 /// A tensor of a model under the release's name.
 struct TensorInfo {
+  ///@{
+  /// Name, shape, and what it is.
   std::string name;
   std::vector<std::size_t> shape;
   TensorRole role = TensorRole::matrix;
+  ///@}
 };
 
 namespace detail {

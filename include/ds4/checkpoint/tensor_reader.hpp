@@ -19,9 +19,13 @@ namespace ds4::inline v0_1 {
 
 /// A table of the hash router in a file: I64 or I32, row-major. A view of mapped memory.
 struct StoredTable {
+  ///@{
+  /// The mapped bytes, and the type of an entry.
   const std::byte* values = nullptr;
   DType dtype = DType::i64;
+  ///@}
 
+  /// Entry number `index`.
   std::int64_t at(std::size_t index) const {
     return dtype == DType::i64 ? load<std::int64_t>(index) : load<std::int32_t>(index);
   }
@@ -39,6 +43,7 @@ struct StoredTable {
 /// release's names. Problems are collected: a tensor with one is not given, and finish() throws.
 class TensorReader {
  public:
+  /// Nothing is used yet.
   explicit TensorReader(const Checkpoint& checkpoint)
       : checkpoint_(checkpoint), used_(checkpoint.tensors().size(), false) {}
 

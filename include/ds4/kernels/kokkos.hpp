@@ -56,14 +56,20 @@ struct KokkosOptions {
 template <class Space = Kokkos::DefaultExecutionSpace>
 class KokkosBackend {
  public:
+  ///@{
+  /// See Backend.
   using ExecutionSpace = Space;
   using Scalar = float;
   using Element = kokkos::OnDevice<float>;
   using Index = kokkos::OnDevice<std::int32_t>;
+  /// A weight, [kRows, kCols].
   template <std::size_t Rows, std::size_t Cols>
   struct Matrix : kokkos::PackedMatrix {
+    ///@{
+    /// Its extents.
     static constexpr std::size_t kRows = Rows;
     static constexpr std::size_t kCols = Cols;
+    ///@}
   };
   template <std::size_t... E>
   using Parameter = kokkos::Constants<Space, float, E...>;
@@ -75,6 +81,7 @@ class KokkosBackend {
   using KeyLog = kokkos::DeviceLog<Space, Width, true>;
   template <std::size_t Width>
   using IndexLog = kokkos::DeviceLog<Space, Width, true>;
+  ///@}
 
   /// A layer's experts, and their matrices side by side for the kernels.
   template <class Expert>
@@ -86,12 +93,15 @@ class KokkosBackend {
     const kokkos::PackedMatrix* table() const {
       return reinterpret_cast<const kokkos::PackedMatrix*>(table_.data());
     }
+    ///@{
     /// Which storages matrix `which` of some expert has, and the bytes of one expert's.
     bool has(std::size_t which, kokkos::Storage storage) const {
       return (storages_[which] >> static_cast<unsigned>(storage) & 1u) != 0;
     }
     double bytes(std::size_t which) const { return bytes_[which]; }
+    ///@}
 
+    /// Makes the table, once all experts are bound.
     void complete(const Space& space) {
       std::vector<kokkos::PackedMatrix> all;
       for (const Expert& expert : *this) {
@@ -126,11 +136,14 @@ class KokkosBackend {
   /// Memory for as long as this object lives.
   class Scratch {
    public:
+    /// Takes memory where the backend has come to.
     explicit Scratch(KokkosBackend& backend) : backend_(backend), cursor_(backend.cursor_) {}
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
     ~Scratch() { backend_.cursor_ = cursor_; }
 
+    ///@{
+    /// Activations [S, E...], and indices of this shape.
     template <std::size_t... E>
     RowsView<Element, E...> rows(std::size_t S) {
       return {device<float>(S * (E * ... * 1)), S};
@@ -139,6 +152,7 @@ class KokkosBackend {
     RowsView<Index, E...> indices(std::size_t S) {
       return {device<std::int32_t>(S * (E * ... * 1)), S};
     }
+    ///@}
     /// An array of anything in the host's memory.
     template <class Item>
     std::span<Item> array(std::size_t count) {
@@ -158,6 +172,7 @@ class KokkosBackend {
     RowsView<Element, E...> result(RowsView<float, E...> host) {
       return rows<E...>(host.extent(0));
     }
+    /// `count` items in the space, not initialised.
     template <class Item>
     kokkos::OnDevice<Item>* device(std::size_t count) {
       return reinterpret_cast<kokkos::OnDevice<Item>*>(
@@ -169,6 +184,7 @@ class KokkosBackend {
     typename kokkos::Arena<Space>::Cursor cursor_;
     std::vector<std::shared_ptr<void>> arrays_;
   };
+  /// Memory for a part of the pass.
   Scratch scratch() { return Scratch(*this); }
   /// Memory of the space that is kept from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return arena_->bytes(); }
@@ -185,8 +201,11 @@ class KokkosBackend {
     f(*this);
     launch_.space().fence("ds4::pass");
   }
+  ///@{
+  /// There is no other lane.
   bool is_leader() const { return true; }
   void wait_for_all() {}
+  ///@}
 
   /// Brings a result to the host's memory.
   template <class Item>
@@ -216,26 +235,33 @@ class KokkosBackend {
     if (stored.dtype != DType::f32) reduced_ = true;
     return {weights_->upload(launch_.space(), stored)};
   }
+  /// One of a routed expert.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_expert(const StoredMatrix& stored) {
     return bind<Rows, Cols>(stored);
   }
+  /// One whose rows are looked up, not multiplied.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_rows(const StoredMatrix& stored) {
     return {weights_->upload(launch_.space(), stored)};
   }
+  /// A parameter or a table: uploaded.
   template <class P>
   P bind_small(const typename P::Host& values) {
     return P(launch_.space(), values);
   }
+  /// All experts of a layer are bound.
   template <class Expert>
   void bind_experts(Experts<Expert>& experts) {
     experts.complete(launch_.space());
   }
   /// Before weights are bound: how many bytes they are in all.
   void expect_weights(std::size_t bytes, bool) { weights_->expect(bytes); }
+  /// Nothing is read from files any more.
   void read_ahead(std::span<const std::span<const std::byte>>) {}
 
+  ///@{
+  /// The operations, as in ds4::ops.
   template <std::size_t N, std::size_t D, class W>
   void embed(RowsView<Element, N, D> x, std::span<const Index> ids, const W& embed) {
     launch_("ds4::embed", moves(x.size() + x.size() / N), ids.size(), kokkos::kTeam, 0,
@@ -497,6 +523,7 @@ class KokkosBackend {
     launch_("ds4::argmax", moves(logits.size()), logits.extent(0), 1024, 0,
             kokkos::Argmax<Space>{raw(ids), raw(logits), static_cast<int>(V)});
   }
+  ///@}
 
  private:
   static Space checked_space() {

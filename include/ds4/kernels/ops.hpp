@@ -18,9 +18,12 @@ namespace ds4::inline v0_1 {
 /// A run of tokens of one sequence within a pass: rows first .. first + count - 1 of every
 /// activation, at positions position .. position + count - 1 of the sequence.
 struct Segment {
+  ///@{
+  /// See above.
   std::size_t first;
   std::size_t count;
   std::size_t position;
+  ///@}
   std::size_t rollback = 0;  ///< how many of the sequence's last tokens may be taken back later
 
   /// The earliest position that the sequence may be at for its next pass.
@@ -33,8 +36,11 @@ struct Segment {
 /// Cosines and sines of one rotary table for the rows of a pass, [S, r/2] each.
 template <class T, std::size_t Pairs>
 struct RotaryTable {
+  ///@{
+  /// [S, Pairs].
   RowsView<T, Pairs> cos;
   RowsView<T, Pairs> sin;
+  ///@}
 };
 
 /// A backend is a value that owns scratch memory and threads, if any, and runs the operations below
@@ -68,6 +74,7 @@ concept Backend = requires(B backend, void (*lane)(B&)) {
 
 }  // namespace ds4::inline v0_1
 
+/// The operations of a model.
 namespace ds4::inline v0_1::ops {
 
 // Each operation settles its shapes here and hands the typed views on: Y and X stand for the
@@ -150,6 +157,7 @@ void rotary_table(B& backend, const RotaryTable<T, Pairs>& table, std::size_t fi
   backend.rotary_table(table, first, step, inv_freq);
 }
 
+/// Forward, or back again.
 enum class Rotation : std::uint8_t { forward, inverse };
 
 /// Rotates the last 2 * Pairs values of each head in place. x [S, H, d]; table [S, Pairs].

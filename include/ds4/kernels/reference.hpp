@@ -32,6 +32,8 @@ namespace ds4::inline v0_1 {
 template <class T = float>
 class Reference {
  public:
+  ///@{
+  /// See Backend.
   using Scalar = T;
   using Element = T;
   using Index = std::int32_t;
@@ -49,10 +51,13 @@ class Reference {
   using IndexLog = RowLog<Width>;
   template <class Expert>
   using Experts = std::vector<Expert>;
+  ///@}
 
   /// Activations that live as long as this object.
   class Scratch {
    public:
+    ///@{
+    /// Activations [S, E...], and indices of this shape.
     template <std::size_t... E>
     RowsView<T, E...> rows(std::size_t S) {
       return {values_.emplace_back(S * (E * ... * 1)).data(), S};
@@ -61,6 +66,7 @@ class Reference {
     RowsView<std::int32_t, E...> indices(std::size_t S) {
       return {indices_.emplace_back(S * (E * ... * 1)).data(), S};
     }
+    ///@}
 
     /// An array of anything, e.g. of pointers to states.
     template <class Item>
@@ -83,6 +89,7 @@ class Reference {
     std::vector<Tensor<std::int32_t, kDynamic>> indices_;
     std::vector<std::shared_ptr<void>> arrays_;
   };
+  /// Memory for a part of the pass.
   Scratch scratch() { return {}; }
   /// Memory kept from pass to pass: none.
   std::size_t scratch_bytes() const { return 0; }
@@ -92,8 +99,11 @@ class Reference {
   void run(F&& f) {
     f(*this);
   }
+  ///@{
+  /// There is no other lane.
   bool is_leader() const { return true; }
   void wait_for_all() {}
+  ///@}
 
   /// Brings a result to the host's memory: one from `result` is there already.
   template <class Item>
@@ -116,6 +126,7 @@ class Reference {
   Matrix<Rows, Cols> bind(const StoredMatrix& stored) {
     return {stored};
   }
+  /// One of a routed expert.
   template <std::size_t Rows, std::size_t Cols>
   Matrix<Rows, Cols> bind_expert(const StoredMatrix& stored) {
     return {stored};
@@ -134,6 +145,8 @@ class Reference {
   /// These bytes of mapped files are wanted soon.
   void read_ahead(std::span<const std::span<const std::byte>>) {}
 
+  ///@{
+  /// The operations, as in ds4::ops.
   template <std::size_t N, std::size_t D, class W>
   void embed(RowsView<T, N, D> x, std::span<const std::int32_t> ids, const W& embed) {
     for (std::size_t s = 0; s < ids.size(); ++s) {
@@ -358,6 +371,7 @@ class Reference {
       ids(s, 0) = static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());
     }
   }
+  ///@}
 
  private:
   template <std::size_t E, std::size_t k>

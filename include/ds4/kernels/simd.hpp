@@ -53,13 +53,19 @@ struct SimdOptions {
 /// sequence is split into passes, nor on the other sequences of a pass.
 class Simd {
  public:
+  ///@{
+  /// See Backend.
   using Scalar = float;
   using Element = float;
   using Index = std::int32_t;
+  /// A weight, [kRows, kCols].
   template <std::size_t Rows, std::size_t Cols>
   struct Matrix : simd::ProductMatrix {
+    ///@{
+    /// Its extents.
     static constexpr std::size_t kRows = Rows;
     static constexpr std::size_t kCols = Cols;
+    ///@}
   };
   template <std::size_t... E>
   using Parameter = Tensor<float, E...>;
@@ -73,7 +79,9 @@ class Simd {
   using IndexLog = simd::IndexLog<Width>;
   template <class Expert>
   using Experts = std::vector<Expert>;
+  ///@}
 
+  /// Starts the team of threads.
   explicit Simd(const SimdOptions& options = {})
       : kernels_(options.kernels),
         exact_(options.exact),
@@ -87,6 +95,7 @@ class Simd {
   /// Memory for as long as this object lives: the same for all lanes that ask for the same.
   class Scratch {
    public:
+    /// Takes memory where the lane has come to.
     explicit Scratch(Simd& lane) : lane_(lane), shared_(lane.shared_), own_(lane.own_) {}
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
@@ -95,6 +104,8 @@ class Simd {
       lane_.own_ = own_;
     }
 
+    ///@{
+    /// Activations [S, E...], and indices of this shape.
     template <std::size_t... E>
     RowsView<float, E...> rows(std::size_t S) {
       return {shared<float>(S * (E * ... * 1)), S};
@@ -103,6 +114,7 @@ class Simd {
     RowsView<std::int32_t, E...> indices(std::size_t S) {
       return {shared<std::int32_t>(S * (E * ... * 1)), S};
     }
+    ///@}
     /// This lane's own array.
     template <class Item>
     std::span<Item> array(std::size_t count) {
@@ -117,6 +129,8 @@ class Simd {
     RowsView<float, E...> result(RowsView<float, E...> host) {
       return host;
     }
+    ///@{
+    /// An array that is the same for all lanes, and this lane's own; not initialised.
     template <class Item>
     Item* shared(std::size_t count) {
       return reinterpret_cast<Item*>(lane_.shared_.allocate(count * sizeof(Item)));
@@ -125,12 +139,14 @@ class Simd {
     Item* own(std::size_t count) {
       return reinterpret_cast<Item*>(lane_.own_.allocate(count * sizeof(Item)));
     }
+    ///@}
 
    private:
     Simd& lane_;
     simd::Arena::Cursor shared_;
     simd::Arena::Cursor own_;
   };
+  /// Memory for a part of the pass.
   Scratch scratch() { return Scratch(*this); }
   /// Memory that the team keeps from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return team_->scratch_bytes(); }
@@ -151,10 +167,13 @@ class Simd {
       f(backend);
     });
   }
+  ///@{
+  /// The leader is one lane; here all lanes wait for each other.
   bool is_leader() const { return lane_ == 0; }
   void wait_for_all() {
     if (lanes_ > 1) team_->barrier().wait();
   }
+  ///@}
 
   /// Brings a result to the host's memory: one from `result` is there already.
   template <class Item>
@@ -173,6 +192,8 @@ class Simd {
     return 0;
   }
 
+  ///@{
+  /// Of the team, and of the kernels.
   std::size_t threads() const { return team_->threads(); }
   const char* instruction_set() const { return kernels_->name; }
 
@@ -185,6 +206,7 @@ class Simd {
     mapped_->tells_residency = tells_residency;
     pool_->expect(std::min(*budget_, bytes));
   }
+  ///@}
 
   /// A weight of the model from a checkpoint's.
   template <std::size_t Rows, std::size_t Cols>
@@ -238,6 +260,8 @@ class Simd {
     }
   }
 
+  ///@{
+  /// The operations, as in ds4::ops.
   template <std::size_t N, std::size_t D, class W>
   void embed(RowsView<float, N, D> x, std::span<const std::int32_t> ids, const W& embed) {
     for_part(ids.size(), 1, [&](std::size_t s) {
@@ -740,6 +764,7 @@ class Simd {
     });
     wait_for_all();
   }
+  ///@}
 
  private:
   struct Part {
