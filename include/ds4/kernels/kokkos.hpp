@@ -186,7 +186,8 @@ class KokkosBackend {
     launch_.space().fence("ds4::pass");
   }
   bool is_leader() const { return true; }
-  void wait_for_all() {}
+  /// Waits as well for what has been launched.
+  void wait_for_all() { launch_.space().fence("ds4::wait_for_all"); }
 
   /// Brings a result to the host's memory.
   template <class Item>
