@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,7 +13,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/observer.hpp>
@@ -43,14 +41,6 @@ class Trace final : public StageObserver<T> {
 
   /// The document: {"traceEvents": [...], ...}. Times are microseconds since the first pass began.
   Json json() const;
-
-  /// Writes the document to a file. Throws ds4::Error if that is not possible.
-  void write(const std::filesystem::path& path) const {
-    NewFile file(path);
-    const std::string text = json().dump() + "\n";
-    file.write_at(0, std::as_bytes(std::span(text)));
-    file.finish();
-  }
 
   bool wants(std::size_t, std::string_view stage) const override {
     return stage == "mlp.router_indices";
@@ -226,8 +216,8 @@ auto Trace<T>::arguments(const Event& event) const -> Json {
 
 template <class T>
 auto Trace<T>::json() const -> Json {
-  constexpr int kProcess = 1;
-  constexpr int kThread = 1;
+  static constexpr int kProcess = 1;
+  static constexpr int kThread = 1;
   const auto metadata = [](const char* name, const std::string& value) {
     return Json{{"name", name},
                 {"ph", "M"},
