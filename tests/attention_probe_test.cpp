@@ -25,6 +25,9 @@ using Setup = ds4::test::GoldenCase<C, ds4::Reference<float>>;
 /// Keeps all stages, and shows them to a probe.
 class Both : public ds4::test::Recorder<float> {
  public:
+  using Recorder::indices;
+  using Recorder::values;
+
   explicit Both(ds4::AttentionProbe<>& probe) : probe_(probe) {}
 
   void values(std::size_t layer, std::string_view stage, std::span<const float> values) override {

@@ -29,7 +29,7 @@ namespace {
 constexpr double kWidth = 960;
 constexpr double kLeft = 118;   // of the boxes
 constexpr double kRight = 850;  // room for a bracket behind it
-constexpr double kBoxHeight = 76;
+constexpr double kBoxHeight = 94;
 constexpr double kGap = 16;
 
 /// Parameters of some tensors, hash tables apart: all of them, and those that a token meets.
@@ -125,13 +125,14 @@ class Stack {
               {.anchor = Svg::Anchor::end, .colour = kGrey});
     svg_.text(kLeft + 14, y_ + 41,
               "queries " + times(c_.num_attention_heads, c_.head_dim) + " through rank " +
-                  std::to_string(c_.q_lora_rank) + "; " + keys_text(c_, info) + "; output " +
+                  std::to_string(c_.q_lora_rank) + ", one shared key and value; output through " +
                   times(c_.o_groups, c_.o_lora_rank));
-    svg_.text(kLeft + 14, y_ + 61,
-              "experts " + std::to_string(c_.num_experts_per_tok) + " of " +
+    svg_.text(kLeft + 14, y_ + 60, keys_text(c_, info));
+    svg_.text(kLeft + 14, y_ + 79,
+              "experts: " + std::to_string(c_.num_experts_per_tok) + " of " +
                   std::to_string(c_.n_routed_experts) + " by " +
                   (hash ? "a hash table of token ids" : "a learned router") +
-                  ", and a shared one; " + times(c_.hidden_size, c_.moe_intermediate_size));
+                  ", and a shared one, of width " + std::to_string(c_.moe_intermediate_size));
     svg_.end_group();
     y_ += kBoxHeight;
   }
