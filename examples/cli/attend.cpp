@@ -41,6 +41,8 @@ struct AttendOptions {
 
 /// From which probability on a cell has each colour; below the first it has none.
 constexpr std::array<double, kHeat.size()> kSteps{0.001, 0.003, 0.01, 0.03, 0.1, 0.3};
+constexpr std::array<std::string_view, kHeat.size()> kStepNames{"0.001", "0.003", "0.01",
+                                                                "0.03",  "0.1",   "0.3"};
 constexpr std::string_view kEmpty = "#f4f1ea";
 
 std::string_view colour_of(double probability) {
@@ -95,9 +97,9 @@ constexpr double kWindow = 526;
 constexpr double kWindowWidth = 300;
 constexpr double kShares = 842;
 constexpr double kSharesWidth = 120;
-constexpr double kPage = 1120;
+constexpr double kPage = 1142;
 constexpr double kRow = 17;
-constexpr std::array<std::string_view, 3> kShareColours{"#4a73b0", "#3f8f50", "#bbbbbb"};
+constexpr std::array<std::string_view, 3> kShareColours{"#4a73b0", "#3f8f50", "#8c8c8c"};
 
 /// The entries' probabilities along the context, in as many cells as there are entries or room for:
 /// a cell that stands for several has the largest.
@@ -138,7 +140,7 @@ void draw_row(Svg& svg, double y, const Row& row) {
   double x = kShares;
   for (std::size_t i = 0; i < shares.size(); ++i) {
     svg.box(x, y, kSharesWidth * shares[i], kRow - 2, kShareColours[i]);
-    svg.text(kShares + kSharesWidth + 46 + 46 * static_cast<double>(i), y + 12,
+    svg.text(kShares + kSharesWidth + 52 + 52 * static_cast<double>(i), y + 12,
              fixed(100.0 * shares[i], "%.1f"), {.size = 11, .anchor = Svg::Anchor::end});
     x += kSharesWidth * shares[i];
   }
@@ -185,7 +187,7 @@ std::string picture(std::size_t position, std::int32_t id, bool one_layer,
   svg.text(kWindow + kWindowWidth, y, std::to_string(position), kSmallEnd);
   constexpr std::array<std::string_view, 3> kNames{"window", "entries", "sink"};
   for (std::size_t i = 0; i < kNames.size(); ++i) {
-    svg.text(kShares + kSharesWidth + 46 + 46 * static_cast<double>(i), y, kNames[i],
+    svg.text(kShares + kSharesWidth + 52 + 52 * static_cast<double>(i), y, kNames[i],
              {.size = 11, .anchor = Svg::Anchor::end, .colour = kShareColours[i], .bold = true});
   }
   y += 8;
@@ -200,7 +202,7 @@ std::string picture(std::size_t position, std::int32_t id, bool one_layer,
   x += 166;
   for (std::size_t i = 0; i < kSteps.size(); ++i) {
     svg.box(x, y - 11, 16, 14, kHeat[i]);
-    svg.text(x + 21, y, three_digits(kSteps[i]).substr(0, 5), {.size = 11});
+    svg.text(x + 21, y, kStepNames[i], {.size = 11});
     x += 70;
   }
   svg.text(x + 6, y, "a cell that stands for several entries shows the largest", kSmall);

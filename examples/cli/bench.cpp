@@ -273,8 +273,8 @@ void bench(const BenchOptions& options) {
     json["decode_tokens_per_s"] = decode;
     std::vector<double> shares;
     for (std::size_t i = 0; i < point.decode_seconds.size(); ++i) {
-      shares.push_back(static_cast<double>(options.decode) / point.decode_seconds[i] *
-                       cost.bytes / point.read_limits[i]);
+      shares.push_back(static_cast<double>(options.decode) / point.decode_seconds[i] * cost.bytes /
+                       point.read_limits[i]);
     }
     share["decode"] = median(shares);
     read_limits.insert(read_limits.end(), point.read_limits.begin(), point.read_limits.end());

@@ -97,21 +97,109 @@ class Stack {
     y_ = 80;
   }
 
-  void plain(std::string_view title, const std::string& words, const std::string& right,
-             std::string_view dashes = "") {
+  void plain(std::string_view title, const std::string& words, const std::string& right) {
     arrow();
     svg_.box(kLeft, y_, kRight - kLeft, 50, "#f3f3f3",
-             {.colour = kGrey, .width = 1.2, .dashes = dashes, .radius = 5});
+             {.colour = kGrey, .width = 1.2, .radius = 5});
     svg_.text(kLeft + 14, y_ + 20, title, {.size = 14, .bold = true});
     svg_.text(kLeft + 14, y_ + 39, words);
     svg_.text(kRight - 14, y_ + 20, right, {.anchor = Svg::Anchor::end, .colour = kGrey});
     y_ += 50;
   }
 
+  /// Where the streams are that an extra layer takes: the next box is the head.
+  void fork() { fork_ = y_ + kGap / 2; }
+
+  /// An extra layer, beside the head.
+  void extra_layer(const std::string& name, const Parameters& parameters) {
+    constexpr const char* kDashes = "6 4";
+    y_ += kGap;
+    const double x = kRight + 12;
+    const double middle = y_ + kBoxHeight / 2;
+    svg_.path("M " + whole((kLeft + kRight) / 2) + " " + whole(fork_) + " H " + whole(x) + " V " +
+                  whole(middle) + " H " + whole(kRight + 3),
+              {.colour = kGrey, .width = 1.5, .dashes = kDashes});
+    svg_.path("M " + whole(kRight + 8) + " " + whole(middle - 4) + " l -5 4 l 5 4",
+              {.colour = kGrey, .width = 1.5});
+    layer_box({c_.num_hidden_layers, 0, AttentionKind::sliding, RouterKind::learned}, name,
+              "multi-token prediction: ", parameters, kDashes);
+  }
+
   /// Layers of one kind; `numbers` stands at the left.
-  void layer(const LayerInfo& info, const std::string& numbers, const Parameters& parameters,
-             std::string_view dashes = "") {
+  void layer(const LayerInfo& info, const std::string& numbers) {
     arrow();
+    layer_box(info, numbers, "", layer_parameters(c_, info));
+  }
+
+  /// The layers first .. end - 1, those of a run of one kind as one box.
+  void layers(std::size_t first, std::size_t end) {
+    while (first < end) {
+      const LayerInfo info = layer_info(c_, first);
+      std::size_t next = first + 1;
+      while (next < end && c_.compress_ratios[next] == info.compress_ratio &&
+             layer_info(c_, next).router == info.router) {
+        ++next;
+      }
+      std::string numbers = std::to_string(first);
+      if (next - first > 1) {
+        numbers += (next - first > 2 ? " to " : ", ") + std::to_string(next - 1);
+      }
+      layer(info, numbers);
+      first = next;
+    }
+  }
+
+  void pairs(const Schedule& schedule) {
+    if (schedule.pairs == 0) return;
+    const double top = y_ + kGap;
+    for (const std::size_t first : {schedule.prefix, schedule.prefix + 1}) {
+      const LayerInfo info = layer_info(c_, first);
+      std::string numbers = std::to_string(first);
+      if (schedule.pairs > 1) numbers += ", " + std::to_string(first + 2);
+      if (schedule.pairs > 2) {
+        numbers +=
+            (schedule.pairs > 3 ? " … " : ", ") + std::to_string(first + 2 * (schedule.pairs - 1));
+      }
+      layer(info, numbers);
+    }
+    const double x = kRight + 12;
+    svg_.path("M " + whole(x) + " " + whole(top) + " h 12 v " + whole(y_ - top) + " h -12",
+              {.colour = kInk, .width = 2});
+    svg_.text(x + 24, (top + y_) / 2 + 7, "× " + std::to_string(schedule.pairs),
+              {.size = 20, .bold = true});
+  }
+
+  /// Every layer in the order of execution, as small boxes.
+  void strip() {
+    y_ += 38;
+    svg_.text(24, y_, "In order of execution", {.size = 13, .bold = true});
+    y_ += 12;
+    constexpr std::size_t kPerRow = 43;
+    constexpr double kStep = 21;
+    for (std::size_t i = 0; i < c_.num_hidden_layers; ++i) {
+      const LayerInfo info = layer_info(c_, i);
+      const double x = 24 + kStep * static_cast<double>(i % kPerRow);
+      const double y = y_ + 30 * static_cast<double>(i / kPerRow);
+      svg_.begin_group("class=\"step\"");
+      draw_chip(svg_, x, y, kStep - 3, 24, info.attention, info.router);
+      svg_.text(x + (kStep - 3) / 2, y + 16, std::to_string(i),
+                {.size = 10, .anchor = Svg::Anchor::middle});
+      svg_.end_group();
+    }
+    y_ += 30 * static_cast<double>((c_.num_hidden_layers + kPerRow - 1) / kPerRow);
+  }
+
+  std::string finish() {
+    y_ += 26;
+    draw_legend(svg_, 24, y_);
+    return svg_.document(y_ + 22);
+  }
+
+ private:
+  static std::string whole(double value) { return std::to_string(static_cast<int>(value)); }
+
+  void layer_box(const LayerInfo& info, const std::string& numbers, const std::string& title,
+                 const Parameters& parameters, std::string_view dashes = "") {
     const LayerLook look = look_of(info.attention);
     svg_.begin_group("class=\"layer\"");
     svg_.box(kLeft, y_, kRight - kLeft, kBoxHeight, look.fill,
@@ -120,7 +208,8 @@ class Stack {
     if (hash) svg_.box(kLeft, y_ + kBoxHeight - 4, kRight - kLeft, 4, kInk, {.radius = 2});
     svg_.text(kLeft - 12, y_ + kBoxHeight / 2 + 5, numbers,
               {.size = 13, .anchor = Svg::Anchor::end, .bold = true});
-    svg_.text(kLeft + 14, y_ + 20, title_of(info), {.size = 14, .colour = look.edge, .bold = true});
+    svg_.text(kLeft + 14, y_ + 20, title + title_of(info),
+              {.size = 14, .colour = look.edge, .bold = true});
     svg_.text(kRight - 14, y_ + 20, parameters.text(),
               {.anchor = Svg::Anchor::end, .colour = kGrey});
     svg_.text(kLeft + 14, y_ + 41,
@@ -137,74 +226,6 @@ class Stack {
     y_ += kBoxHeight;
   }
 
-  /// The layers first .. end - 1, those of a run of one kind as one box.
-  void layers(std::size_t first, std::size_t end) {
-    while (first < end) {
-      const LayerInfo info = layer_info(c_, first);
-      std::size_t next = first + 1;
-      while (next < end && c_.compress_ratios[next] == info.compress_ratio &&
-             layer_info(c_, next).router == info.router) {
-        ++next;
-      }
-      std::string numbers = std::to_string(first);
-      if (next - first > 1) {
-        numbers += (next - first > 2 ? " to " : ", ") + std::to_string(next - 1);
-      }
-      layer(info, numbers, layer_parameters(c_, info));
-      first = next;
-    }
-  }
-
-  void pairs(const Schedule& schedule) {
-    if (schedule.pairs == 0) return;
-    const double top = y_ + kGap;
-    for (const std::size_t first : {schedule.prefix, schedule.prefix + 1}) {
-      const LayerInfo info = layer_info(c_, first);
-      std::string numbers = std::to_string(first);
-      if (schedule.pairs > 1) numbers += ", " + std::to_string(first + 2);
-      if (schedule.pairs > 2) {
-        numbers +=
-            (schedule.pairs > 3 ? " … " : ", ") + std::to_string(first + 2 * (schedule.pairs - 1));
-      }
-      layer(info, numbers, layer_parameters(c_, info));
-    }
-    const double x = kRight + 12;
-    const auto at = [](double value) { return std::to_string(static_cast<int>(value)); };
-    svg_.path("M " + at(x) + " " + at(top) + " h 12 v " + at(y_ - top) + " h -12",
-              {.colour = kInk, .width = 2});
-    svg_.text(x + 24, (top + y_) / 2 + 7, "× " + std::to_string(schedule.pairs),
-              {.size = 20, .bold = true});
-  }
-
-  /// Every layer in the order of execution, as small boxes.
-  void strip() {
-    y_ += 38;
-    svg_.text(24, y_, "In order of execution", {.size = 13, .bold = true});
-    y_ += 12;
-    constexpr std::size_t kPerRow = 32;
-    constexpr double kStep = 28;
-    for (std::size_t i = 0; i < c_.num_hidden_layers; ++i) {
-      const LayerInfo info = layer_info(c_, i);
-      const double x = 24 + kStep * static_cast<double>(i % kPerRow);
-      const double y = y_ + 30 * static_cast<double>(i / kPerRow);
-      svg_.begin_group("class=\"step\"");
-      draw_chip(svg_, x, y, kStep - 3, 24, info.attention, info.router);
-      svg_.text(x + (kStep - 3) / 2, y + 16, std::to_string(i),
-                {.size = 11, .anchor = Svg::Anchor::middle});
-      svg_.end_group();
-    }
-    y_ += 30 * static_cast<double>((c_.num_hidden_layers + kPerRow - 1) / kPerRow);
-  }
-
-  std::string finish() {
-    y_ += 26;
-    draw_legend(svg_, 24, y_);
-    return svg_.document(y_ + 22);
-  }
-
-  Svg& svg() { return svg_; }
-
- private:
   void arrow() {
     if (!joined_) {
       joined_ = true;
@@ -212,8 +233,7 @@ class Stack {
     }
     const double x = (kLeft + kRight) / 2;
     svg_.line(x, y_, x, y_ + kGap - 3, {.colour = kGrey, .width = 1.5});
-    const auto at = [](double value) { return std::to_string(static_cast<int>(value)); };
-    svg_.path("M " + at(x - 4) + " " + at(y_ + kGap - 6) + " l 4 5 l 4 -5",
+    svg_.path("M " + whole(x - 4) + " " + whole(y_ + kGap - 6) + " l 4 5 l 4 -5",
               {.colour = kGrey, .width = 1.5});
     y_ += kGap;
   }
@@ -221,6 +241,7 @@ class Stack {
   const ConfigValues& c_;
   Svg svg_;
   double y_ = 0;
+  double fork_ = 0;
   bool joined_ = false;
 };
 
@@ -238,6 +259,7 @@ std::string picture(const ConfigValues& c) {
   stack.layers(0, schedule.prefix);
   stack.pairs(schedule);
   stack.layers(c.num_hidden_layers - schedule.suffix, c.num_hidden_layers);
+  stack.fork();
   stack.plain("Head",
               "the streams become one, norm, " + times(c.vocab_size, c.hidden_size) + ": logits",
               table);
@@ -248,8 +270,7 @@ std::string picture(const ConfigValues& c) {
     });
     parameters.all /= c.num_nextn_predict_layers;
     parameters.met /= c.num_nextn_predict_layers;
-    stack.layer({c.num_hidden_layers + i, 0, AttentionKind::sliding, RouterKind::learned},
-                "mtp." + std::to_string(i), parameters, "6 4");
+    stack.extra_layer("mtp." + std::to_string(i), parameters);
   }
   stack.strip();
   return stack.finish();

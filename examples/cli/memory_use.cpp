@@ -14,7 +14,6 @@
 #include <ds4/memory_plan.hpp>
 #include <ds4/weight_cost.hpp>
 
-
 namespace ds4::cli {
 namespace {
 

@@ -181,7 +181,7 @@ TEST_CASE("pictures: draw shows the typed sequence") {
     const char* parameters;
   };
   for (const Case& model : {Case{"flash", 43, "× 20", "284 G parameters, 13.3 G"},
-                            Case{"pro", 61, "× 29", "1.57 T parameters, 48.8 G"}}) {
+                            Case{"pro", 61, "× 29", "1.57 T parameters, 48.9 G"}}) {
     CAPTURE(model.name);
     const Result result = ds4_program({"draw", model.name, "--out", dir / "stack.svg"});
     CHECK(result.code == 0);
