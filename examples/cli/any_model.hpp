@@ -60,8 +60,11 @@ class AnyModel {
   virtual AnyState random_state(std::size_t position) = 0;
 
   /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
-  virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids) = 0;
-  Logits decode(AnyState& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+  virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
+                         StageObserver<float>* observer = nullptr) = 0;
+  Logits decode(AnyState& state, std::int32_t id, StageObserver<float>* observer = nullptr) {
+    return prefill(state, {&id, 1}, observer);
+  }
 
   /// The kernels launched since the last call, by label; none on backends that launch none.
   virtual std::vector<Launches> take_launches() { return {}; }

@@ -24,9 +24,9 @@
 #include <ds4/observer.hpp>
 #include <ds4/plan.hpp>
 #include <ds4/sampler.hpp>
+#include <ds4/weight_cost.hpp>
 
 #include "cli/any_model.hpp"
-#include "cli/cost.hpp"
 #include "cli/io.hpp"
 #include "cli/launches.hpp"
 #include "cli/machine_limits.hpp"
@@ -193,7 +193,7 @@ std::vector<Launches> launches_of(AnyModel& model, AnyState& state,
 void bench(const BenchOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
-  const TokenCost cost = weight_cost(model->checkpoint(), config);
+  const WeightCost cost = weight_cost(model->checkpoint(), config);
   std::vector<std::size_t> contexts = options.contexts;
   if (contexts.empty()) contexts.push_back(options.prompt);
   const std::size_t longest = *std::ranges::max_element(contexts);
@@ -260,9 +260,9 @@ void bench(const BenchOptions& options) {
       return static_cast<double>(flops.attention + flops.indexer);
     };
     const double prefill_flops =  // a token, on average
-        cost.matrix_flops + total(attention_flops_before(config, point.context)) / tokens;
+        cost.flops + total(attention_flops_before(config, point.context)) / tokens;
     const double decode_flops =
-        cost.matrix_flops + total(attention_flops(config, point.context + options.decode / 2));
+        cost.flops + total(attention_flops(config, point.context + options.decode / 2));
     const double decode = static_cast<double>(options.decode) / median(point.decode_seconds);
     Json json = {{"context", point.context}};
     Json share = Json::object();
@@ -273,8 +273,8 @@ void bench(const BenchOptions& options) {
     json["decode_tokens_per_s"] = decode;
     std::vector<double> shares;
     for (std::size_t i = 0; i < point.decode_seconds.size(); ++i) {
-      shares.push_back(static_cast<double>(options.decode) / point.decode_seconds[i] *
-                       cost.weight_bytes / point.read_limits[i]);
+      shares.push_back(static_cast<double>(options.decode) / point.decode_seconds[i] * cost.bytes /
+                       point.read_limits[i]);
     }
     share["decode"] = median(shares);
     read_limits.insert(read_limits.end(), point.read_limits.begin(), point.read_limits.end());
@@ -287,7 +287,7 @@ void bench(const BenchOptions& options) {
 
   Json result = points.front();
   result["contexts"] = points;
-  result["weight_bytes_per_token"] = cost.weight_bytes;
+  result["weight_bytes_per_token"] = cost.bytes;
   result["machine"] = {{"threads", options.model.threads},
                        {"read_bytes_per_s", median(read_limits)},
                        {"f32_flops_per_s", f32_flops},
@@ -317,7 +317,7 @@ void bench(const BenchOptions& options) {
   };
   line("read bandwidth %.1f GB/s, float32 %.0f GFLOP/s, BF16 %.0f GFLOP/s, %zu threads\n",
        median(read_limits) / 1e9, f32_flops / 1e9, bf16_flops / 1e9, options.model.threads);
-  line("a decoded token reads %.1f MB of weights\n", cost.weight_bytes / 1e6);
+  line("a decoded token reads %.1f MB of weights\n", cost.bytes / 1e6);
   for (const Json& point : points) {
     const Json& share = point["roofline_share"];
     line("context %zu: ", point["context"].get<std::size_t>());

@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -60,6 +61,11 @@ std::string read_file(const std::string& path) {
 }
 
 std::string read_input() { return read_all(STDIN_FILENO, "standard input"); }
+
+void write_whole(NewFile& file, std::string_view text) {
+  file.write_at(0, std::as_bytes(std::span(text)));
+  file.finish();
+}
 
 void catch_interrupts() {
   struct sigaction action{};

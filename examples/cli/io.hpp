@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include <ds4/checkpoint/new_file.hpp>
+
 namespace ds4::cli {
 
 /// Thrown to end the program with exit code 1 when there is nothing to say about it.
@@ -22,6 +24,10 @@ bool error_is_terminal();
 /// The content of a file, which may also be a pipe. Throws ds4::Error if it cannot be read.
 std::string read_file(const std::string& path);
 std::string read_input();
+
+/// Writes text as the whole of a new file and finishes it. Throws ds4::Error if it cannot be
+/// written.
+void write_whole(NewFile& file, std::string_view text);
 
 /// From now on the first Ctrl-C (or SIGTERM) only makes interrupted() true; a second one ends the
 /// program as usual.

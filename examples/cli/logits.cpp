@@ -53,27 +53,6 @@ std::optional<std::vector<std::size_t>> parse_chunks(std::string_view text) {
   }
 }
 
-void check_sequences(const std::vector<std::vector<std::int32_t>>& sequences,
-                     const std::string& file, const ConfigValues& config) {
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const auto& ids = sequences[i];
-    const std::string where = detail::printable_path(file) + ": sequence " + std::to_string(i);
-    if (ids.empty()) throw Error(where, "found no tokens, expected at least one");
-    if (ids.size() > config.max_position_embeddings) {
-      throw Error(where, "found " + std::to_string(ids.size()) +
-                             " tokens, expected at most max_position_embeddings " +
-                             std::to_string(config.max_position_embeddings));
-    }
-    for (std::size_t t = 0; t < ids.size(); ++t) {
-      if (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= config.vocab_size) {
-        throw Error(where + ", token " + std::to_string(t),
-                    "found id " + std::to_string(ids[t]) + ", expected 0 to " +
-                        std::to_string(config.vocab_size - 1));
-      }
-    }
-  }
-}
-
 /// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs.
 std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
                                 const ConfigValues& config, bool layers) {
@@ -162,7 +141,7 @@ class PassWriter final : public StageObserver<float> {
 void logits(const LogitsOptions& options) {
   const auto sequences = parse_token_lists(options.tokens, read_file(options.tokens));
   const std::unique_ptr<AnyModel> model = load_model(options.model);
-  check_sequences(sequences, options.tokens, model->config());
+  check_token_lists(options.tokens, sequences, model->config());
   std::vector<std::size_t> chunks;
   if (!options.chunks.empty()) chunks = *parse_chunks(options.chunks);
 

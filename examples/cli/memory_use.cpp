@@ -12,8 +12,7 @@
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/memory_plan.hpp>
-
-#include "cli/cost.hpp"
+#include <ds4/weight_cost.hpp>
 
 namespace ds4::cli {
 namespace {

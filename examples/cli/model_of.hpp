@@ -45,8 +45,9 @@ class ModelOf final : public AnyModel {
   std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
   AnyState random_state(std::size_t position) override;
 
-  Logits prefill(AnyState& state, std::span<const std::int32_t> ids) override {
-    return keep(model_.prefill(typed(state), ids));
+  Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
+                 StageObserver<float>* observer) override {
+    return keep(model_.prefill(typed(state), ids, observer));
   }
 
   Logits forward(std::span<const Sequence> batch, StageObserver<float>* observer) override {

@@ -17,5 +17,9 @@ void add_bench(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_trace(CLI::App& app);
+void add_draw(CLI::App& app);
+void add_routes(CLI::App& app);
+void add_attend(CLI::App& app);
 
 }  // namespace ds4::cli

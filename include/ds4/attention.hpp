@@ -123,7 +123,7 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   const std::size_t S = pass.rows();
   const auto& rotary = pass.rotary(kKind);
   B& backend = pass.backend;
-  [[maybe_unused]] const auto region = backend.region("attention");
+  const auto region = pass.region("attention");
   auto scratch = backend.scratch();
 
   auto qr = scratch.template rows<q_lora>(S);
@@ -163,8 +163,11 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
     if constexpr (kCompressed) sources[i].entries = &states[i]->compressor.entries;
   }
   auto o = scratch.template rows<H, d>(S);
-  ops::attend<kKind, Ratio, C::sliding_window>(backend, o, q, attn_sink, picks, pass.segments,
-                                               std::span<const KeySource<KeyLog>>(sources));
+  {
+    const auto core = pass.region("attend");
+    ops::attend<kKind, Ratio, C::sliding_window>(backend, o, q, attn_sink, picks, pass.segments,
+                                                 std::span<const KeySource<KeyLog>>(sources));
+  }
   for (std::size_t i = 0; i < states.size(); ++i) {
     ops::forget_before(backend, states[i]->window, first_in_window(pass.segments[i].earliest()));
   }

@@ -80,7 +80,7 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
                                                                    std::string_view stage) const {
   constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
   B& backend = pass.backend;
-  [[maybe_unused]] const auto region = backend.region("compressor");
+  const auto region = pass.region("compressor");
   auto scratch = backend.scratch();
   auto kv = scratch.template rows<kProjected>(pass.rows());
   auto gate = scratch.template rows<kProjected>(pass.rows());

@@ -56,8 +56,8 @@ void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView
                                                 std::span<State* const> states) const {
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
-  [[maybe_unused]] const auto region = backend.region(
-      "layers.", pass.layer, " ", name_of(attention_kind<C>(Ratio)), " ", name_of(Router));
+  const auto region =
+      pass.region(LayerInfo{pass.layer, Ratio, attention_kind<C>(Ratio), Router});
   auto scratch = backend.scratch();
   auto c = scratch.template rows<D>(S);
   auto y = scratch.template rows<D>(S);

@@ -37,7 +37,7 @@ struct HyperConnection {
   /// by which `mix` writes its output back.
   void read(const Pass<C, B>& pass, RowsView<T, D> c, RowsView<T, N> post, RowsView<T, N, N> comb,
             RowsView<const T, N, D> X) const {
-    [[maybe_unused]] const auto region = pass.backend.region("hyper_connection");
+    const auto region = pass.region("hyper_connection");
     auto scratch = pass.backend.scratch();
     auto normed = scratch.template rows<N * D>(pass.rows());
     auto u = scratch.template rows<(2 + N) * N>(pass.rows());
@@ -52,6 +52,7 @@ struct HyperConnection {
   /// X[n, :] <- post[n] * y + sum_j comb[j, n] * X[j, :], in place: comb is read transposed.
   void mix(const Pass<C, B>& pass, RowsView<T, N, D> X, RowsView<const T, N> post,
            RowsView<const T, N, N> comb, RowsView<const T, D> y) const {
+    const auto region = pass.region("mix_streams");
     ops::mix_streams(pass.backend, X, post, comb, y);
   }
 };

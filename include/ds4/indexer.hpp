@@ -47,7 +47,7 @@ struct Indexer {
             RowsView<const T, D> x, RowsView<const T, C::q_lora_rank> qr,
             std::span<State* const> states) const {
     B& backend = pass.backend;
-    [[maybe_unused]] const auto region = backend.region("indexer");
+    const auto region = pass.region("indexer");
     auto scratch = backend.scratch();
     auto q = scratch.template rows<nI, dI>(pass.rows());
     auto weights = scratch.template rows<nI>(pass.rows());

@@ -76,11 +76,15 @@ class Model {
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
   /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
-  /// whole (see FaultGuard); the state is then lost.
-  Logits prefill(State& state, std::span<const std::int32_t> ids);
+  /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and stage
+  /// of the passes, of which a long prompt takes several.
+  Logits prefill(State& state, std::span<const std::int32_t> ids,
+                 StageObserver<Scalar>* observer = nullptr);
 
   /// Takes in one token and returns its logits [V]. Throws as prefill does.
-  Logits decode(State& state, std::int32_t id) { return prefill(state, {&id, 1}); }
+  Logits decode(State& state, std::int32_t id, StageObserver<Scalar>* observer = nullptr) {
+    return prefill(state, {&id, 1}, observer);
+  }
 
   /// Takes in some tokens, at least one, and returns the likeliest next one, a tie to the lower id:
   /// the argmax of what prefill returns, found where the logits are. Throws as prefill does.
@@ -236,12 +240,13 @@ void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> 
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids) -> Logits {
+auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
+                          StageObserver<Scalar>* observer) -> Logits {
   check_input(state, ids);
   Logits last;
   while (!ids.empty()) {
     const Sequence chunk{&state, ids.first(std::min(ids.size(), kPrefillChunk))};
-    const auto logits = forward({&chunk, 1}, LogitsOf::last);
+    const auto logits = forward({&chunk, 1}, LogitsOf::last, observer);
     std::ranges::copy(logits.flat(), last.data());
     ids = ids.subspan(chunk.ids.size());
   }
@@ -314,6 +319,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
+  const PassRegion<B> whole(backend, observer, segments, wanted.size());
   auto scratch = backend.scratch();
   const auto ids = scratch.upload(host_ids);
   const auto rows = scratch.upload(wanted);
@@ -333,7 +339,10 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
 
   backend.read_ahead(w.dense[0]);
   auto X = scratch.template rows<N, D>(S);  // the residual streams
-  ops::embed(backend, X, ids, w.embed);
+  {
+    const auto region = pass.region("embed");
+    ops::embed(backend, X, ids, w.embed);
+  }
   w.layers.for_each_with(backend, states,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
@@ -341,7 +350,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            layer.forward(pass, X, layer_states);
                          });
 
-  [[maybe_unused]] const auto region = backend.region("head");
+  const auto region = pass.region("head");
   auto last = scratch.template rows<N, D>(wanted.size());
   auto y = scratch.template rows<D>(wanted.size());
   ops::take_rows(backend, last, X, rows);

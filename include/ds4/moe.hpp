@@ -103,27 +103,34 @@ void Moe<C, Router, B>::forward(const Pass<C, B>& pass, RowsView<T, D> y,
                                 RowsView<const T, D> x) const {
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
-  [[maybe_unused]] const auto region = backend.region("moe");
+  const auto region = pass.region("moe");
   auto scratch = backend.scratch();
 
   auto logits = scratch.template rows<E>(S);
   auto picks = scratch.template indices<k>(S);
   auto weights = scratch.template rows<k>(S);
-  ops::linear(backend, logits, x, gate.weight);
-  pass.observe("mlp.router_logits", logits);
-  if constexpr (Router == RouterKind::hash) {
-    ops::route_by_hash(backend, picks, weights, logits, pass.ids, gate.tid2eid,
-                       C::routed_scaling_factor);
-  } else {
-    ops::route_by_score(backend, picks, weights, logits, gate.bias, C::routed_scaling_factor);
+  {
+    const auto part = pass.region("router");
+    ops::linear(backend, logits, x, gate.weight);
+    pass.observe("mlp.router_logits", logits);
+    if constexpr (Router == RouterKind::hash) {
+      ops::route_by_hash(backend, picks, weights, logits, pass.ids, gate.tid2eid,
+                         C::routed_scaling_factor);
+    } else {
+      ops::route_by_score(backend, picks, weights, logits, gate.bias, C::routed_scaling_factor);
+    }
+    pass.observe("mlp.router_indices", picks);
+    pass.observe("mlp.router_weights", weights);
   }
-  pass.observe("mlp.router_indices", picks);
-  pass.observe("mlp.router_weights", weights);
 
   auto routed = scratch.template rows<D>(S);
-  ops::routed_experts(backend, routed, x, picks, weights, experts, C::swiglu_limit);
-  pass.observe("mlp.routed", routed);
+  {
+    const auto part = pass.region("experts");
+    ops::routed_experts(backend, routed, x, picks, weights, experts, C::swiglu_limit);
+    pass.observe("mlp.routed", routed);
+  }
 
+  const auto part = pass.region("shared_expert");
   auto up = scratch.template rows<F>(S);
   auto hidden = scratch.template rows<F>(S);
   ops::linear(backend, hidden, x, shared_experts.w1);

@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
@@ -13,6 +14,44 @@
 #include <ds4/tensor.hpp>
 
 namespace ds4::inline v0_1 {
+
+/// A part of a pass, marked for the backend's own tools and for the observer, if there is one, for
+/// as long as the object lives.
+template <Backend B>
+class PassRegion {
+ public:
+  using Observer = StageObserver<typename B::Scalar>;
+
+  PassRegion(B& backend, Observer* observer, std::string_view name)
+      : backend_(backend), observer_(observer), marked_(backend.region(name)) {
+    if (is_told()) observer_->begin_region(name);
+  }
+  PassRegion(B& backend, Observer* observer, const LayerInfo& layer)
+      : backend_(backend),
+        observer_(observer),
+        marked_(backend.region("layers.", layer.layer, " ", name_of(layer.attention), " ",
+                               name_of(layer.router))) {
+    if (is_told()) observer_->begin_layer(layer);
+  }
+  PassRegion(B& backend, Observer* observer, std::span<const Segment> segments, std::size_t logits)
+      : backend_(backend), observer_(observer), marked_(backend.region("pass")) {
+    if (is_told()) observer_->begin_pass(segments, logits);
+  }
+  PassRegion(const PassRegion&) = delete;
+  PassRegion& operator=(const PassRegion&) = delete;
+  ~PassRegion() {
+    if (observer_ == nullptr) return;
+    backend_.wait_for_all();
+    if (backend_.is_leader()) observer_->end();
+  }
+
+ private:
+  bool is_told() const { return observer_ != nullptr && backend_.is_leader(); }
+
+  B& backend_;
+  Observer* observer_;
+  decltype(std::declval<B&>().region("")) marked_;
+};
 
 /// The tokens of one pass, S rows from one or more sequences, and the tables they share.
 template <ModelConfig C, Backend B>
@@ -39,10 +78,14 @@ struct Pass {
     return kind == AttentionKind::sliding ? main : compress;
   }
 
-  /// Shows a stage's result to the observer, if there is one.
+  /// Marks a part of the pass; a layer.
+  PassRegion<B> region(std::string_view name) const { return {backend, observer, name}; }
+  PassRegion<B> region(const LayerInfo& info) const { return {backend, observer, info}; }
+
+  /// Shows a stage's result to the observer, if there is one that wants it.
   template <class T, std::size_t... E>
   void observe(std::string_view stage, RowsView<T, E...> view) const {
-    if (observer == nullptr) return;
+    if (observer == nullptr || !observer->wants(layer, stage)) return;
     backend.show(view.as_const().flat(), [&](auto shown) {
       if constexpr (std::is_same_v<decltype(shown), std::span<const std::int32_t>>) {
         observer->indices(layer, stage, shown);

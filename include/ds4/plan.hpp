@@ -196,21 +196,32 @@ constexpr std::size_t sum_of_entries(std::size_t n, std::size_t ratio, std::size
 
 }  // namespace detail
 
-/// What attention costs the tokens at the positions 0 .. n - 1 together.
+/// What attention in one layer of this compress ratio costs the tokens at the positions 0 .. n - 1
+/// together.
+template <class Config>
+constexpr AttentionFlops layer_attention_flops_before(const Config& c, std::size_t ratio,
+                                                      std::size_t n) {
+  AttentionFlops flops;
+  std::size_t keys = detail::sum_of_entries(n, 1, c.sliding_window);
+  if (ratio == c.compress_rates.compressed_sparse_attention) {
+    keys += detail::sum_of_entries(n, ratio, c.index_topk);
+    flops.indexer = 2 * c.index_n_heads * c.index_head_dim * detail::sum_of_entries(n, ratio, n);
+  } else if (ratio != 0) {
+    keys += detail::sum_of_entries(n, ratio, n);
+  }
+  flops.attention = 4 * c.num_attention_heads * c.head_dim * keys;
+  return flops;
+}
+
+/// The same in all layers.
 template <class Config>
 constexpr AttentionFlops attention_flops_before(const Config& c, std::size_t n) {
   AttentionFlops flops;
-  const std::size_t per_key = 4 * c.num_attention_heads * c.head_dim;
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     const auto ratio = static_cast<std::size_t>(c.compress_ratios[i]);
-    std::size_t keys = detail::sum_of_entries(n, 1, c.sliding_window);
-    if (ratio == c.compress_rates.compressed_sparse_attention) {
-      keys += detail::sum_of_entries(n, ratio, c.index_topk);
-      flops.indexer += 2 * c.index_n_heads * c.index_head_dim * detail::sum_of_entries(n, ratio, n);
-    } else if (ratio != 0) {
-      keys += detail::sum_of_entries(n, ratio, n);
-    }
-    flops.attention += per_key * keys;
+    const AttentionFlops layer = layer_attention_flops_before(c, ratio, n);
+    flops.attention += layer.attention;
+    flops.indexer += layer.indexer;
   }
   return flops;
 }

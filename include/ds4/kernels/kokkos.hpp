@@ -201,11 +201,10 @@ class KokkosBackend {
     f(*this);
     launch_.space().fence("ds4::pass");
   }
-  ///@{
   /// There is no other lane.
   bool is_leader() const { return true; }
-  void wait_for_all() {}
-  ///@}
+  /// Waits for what has been launched.
+  void wait_for_all() { launch_.space().fence("ds4::wait_for_all"); }
 
   /// Brings a result to the host's memory.
   template <class Item>

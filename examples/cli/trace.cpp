@@ -1,0 +1,88 @@
+// ds4 trace: a timeline of a run, layer by layer.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/checkpoint/new_file.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
+#include <ds4/error.hpp>
+#include <ds4/sampler.hpp>
+#include <ds4/trace.hpp>
+
+#include "cli/any_model.hpp"
+#include "cli/io.hpp"
+#include "cli/model_choice.hpp"
+#include "cli/options.hpp"
+#include "cli/token_lists.hpp"
+#include "cli/verbs.hpp"
+
+namespace ds4::cli {
+namespace {
+
+struct TraceOptions {
+  ModelChoice model;
+  std::string tokens;
+  std::string out;
+  std::size_t decode = 0;
+};
+
+void trace(const TraceOptions& options) {
+  const auto sequences = read_token_lists(options.tokens);
+  const std::unique_ptr<AnyModel> model = load_model(options.model);
+  const ConfigValues& config = model->config();
+  check_token_lists(options.tokens, sequences, config);
+  for (const auto& ids : sequences) {
+    if (options.decode > config.max_position_embeddings - ids.size()) {
+      throw Error("--decode", "found " + std::to_string(options.decode) + " behind " +
+                                  std::to_string(ids.size()) +
+                                  " tokens, expected at most max_position_embeddings " +
+                                  std::to_string(config.max_position_embeddings) + " together");
+    }
+  }
+
+  catch_interrupts();
+  NewFile file(options.out);
+  const std::string name = detail::printable_path(model->checkpoint().path());
+  Trace<> trace(config, model->checkpoint(), "ds4 " + options.model.backend + ", " + name);
+  const auto check = [] {
+    if (interrupted()) throw Error("trace", "interrupted");
+  };
+  for (const auto& ids : sequences) {
+    AnyState state = model->new_state();
+    Logits logits = model->prefill(state, ids, &trace);
+    check();
+    for (std::size_t i = 0; i < options.decode; ++i) {
+      logits = model->decode(state, argmax(logits.values), &trace);
+      check();
+    }
+  }
+  write_whole(file, trace.json().dump() + "\n");
+}
+
+}  // namespace
+
+void add_trace(CLI::App& app) {
+  auto options = std::make_shared<TraceOptions>();
+  CLI::App& verb = *app.add_subcommand("trace", "Write a timeline of a run, layer by layer");
+  add_model_options(verb, options->model, true);
+  verb.add_option("--tokens", options->tokens,
+                  "JSON: an array of arrays of token ids; each is taken in by itself")
+      ->required()
+      ->check(expect_path());
+  verb.add_option("--decode", options->decode,
+                  "Tokens to decode behind each of them, the likeliest ones")
+      ->capture_default_str()
+      ->check(expect_count(0));
+  verb.add_option("--out", options->out,
+                  "JSON file in the Chrome trace event format, for Perfetto and chrome://tracing")
+      ->required()
+      ->check(expect_path());
+  verb.callback([options] { trace(*options); });
+}
+
+}  // namespace ds4::cli
