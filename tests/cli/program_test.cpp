@@ -706,8 +706,8 @@ TEST_CASE("program: help and version") {
   const Result help = ds4_program({"--help"});
   CHECK(help.code == 0);
   CHECK(help.err.empty());
-  for (const std::string verb : {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect",
-                                 "bench", "synth", "plan", "convert"}) {
+  for (const std::string verb : {"run", "chat", "logits", "perplexity", "tokenize", "detokenize",
+                                 "inspect", "bench", "synth", "plan", "convert"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);
