@@ -100,6 +100,41 @@ inline std::ifstream open_session(const std::filesystem::path& file) {
   return stream;
 }
 
+/// load_session from a stream that is the file; errors begin with `where`.
+template <class State>
+Session<State> read_session(std::istream& stream, const std::string& where) {
+  CheckedReader in(stream, where);
+  if (in.value<std::array<char, 8>>() != kSessionMagic) {
+    in.fail("found something else, expected a session that ds4 saved");
+  }
+  if (const auto version = in.value<std::uint32_t>(); version != kSessionVersion) {
+    in.fail("found version " + std::to_string(version) + ", expected " +
+            std::to_string(kSessionVersion));
+  }
+  Session<State> session{{}, State::deserialise(stream, where)};
+  const auto count = in.value<std::uint64_t>();
+  while (session.ids.size() < count) {
+    const std::size_t done = session.ids.size();
+    session.ids.resize(done + std::min<std::uint64_t>(count - done, kSessionPiece));
+    in.bytes(std::as_writable_bytes(std::span(session.ids).subspan(done)));
+  }
+  in.finish();
+  if (stream.peek() != std::istream::traits_type::eof()) {
+    in.fail("found more behind the end of the session, expected nothing");
+  }
+  if (session.state.position > session.ids.size()) {
+    in.fail("found a state of " + std::to_string(session.state.position) +
+            " tokens, expected at most " + std::to_string(session.ids.size()));
+  }
+  for (const std::int32_t id : session.ids) {
+    if (id < 0 || static_cast<std::size_t>(id) >= State::Config::vocab_size) {
+      in.fail("found id " + std::to_string(id) + ", expected 0 to " +
+              std::to_string(State::Config::vocab_size - 1));
+    }
+  }
+  return session;
+}
+
 }  // namespace detail
 
 template <ModelConfig C, Backend B>
@@ -130,36 +165,7 @@ void save_session(const std::filesystem::path& file, std::span<const std::int32_
 template <class State>
 Session<State> load_session(const std::filesystem::path& file) {
   std::ifstream stream = detail::open_session(file);
-  detail::CheckedReader in(stream, detail::printable_path(file));
-  if (in.value<std::array<char, 8>>() != detail::kSessionMagic) {
-    in.fail("found something else, expected a session that ds4 saved");
-  }
-  if (const auto version = in.value<std::uint32_t>(); version != detail::kSessionVersion) {
-    in.fail("found version " + std::to_string(version) + ", expected " +
-            std::to_string(detail::kSessionVersion));
-  }
-  Session<State> session{{}, State::deserialise(stream, detail::printable_path(file))};
-  const auto count = in.value<std::uint64_t>();
-  while (session.ids.size() < count) {
-    const std::size_t done = session.ids.size();
-    session.ids.resize(done + std::min<std::uint64_t>(count - done, detail::kSessionPiece));
-    in.bytes(std::as_writable_bytes(std::span(session.ids).subspan(done)));
-  }
-  in.finish();
-  if (stream.peek() != std::ifstream::traits_type::eof()) {
-    in.fail("found more behind the end of the session, expected nothing");
-  }
-  if (session.state.position > session.ids.size()) {
-    in.fail("found a state of " + std::to_string(session.state.position) +
-            " tokens, expected at most " + std::to_string(session.ids.size()));
-  }
-  for (const std::int32_t id : session.ids) {
-    if (id < 0 || static_cast<std::size_t>(id) >= State::Config::vocab_size) {
-      in.fail("found id " + std::to_string(id) + ", expected 0 to " +
-              std::to_string(State::Config::vocab_size - 1));
-    }
-  }
-  return session;
+  return detail::read_session<State>(stream, detail::printable_path(file));
 }
 
 }  // namespace ds4::inline v0_1
