@@ -391,9 +391,7 @@ void chat(const ChatVerbOptions& options) {
   }
   catch_every_interrupt();
   Chat chat(*model, tokenizer, encoding ? &*encoding : nullptr, options);
-  if (input_is_terminal()) {
-    print_error(model->config().name + ". /help lists the commands, /quit ends.\n");
-  }
+  if (input_is_terminal()) print_error("/help lists the commands, /quit ends.\n");
   MessageReader reader;
   while (auto message = reader.next()) {
     auto then = Then::ask;

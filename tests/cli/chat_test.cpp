@@ -227,7 +227,7 @@ TEST_CASE("chat: turns through a pipe, reasoning dropped from those before") {
   CHECK(chat(model, kQuestions[1]).out == expected_answers(model, "", {kQuestions[1]}, true));
   const std::string file = dir.write("file", "one\n\n/two\nthree");
   CHECK(chat(model, "/read " + file + " \n").out == lines.out);
-  CHECK(chat(model, kInput, {"--max-tokens", "1"}).out.size() < 40);
+  CHECK(chat(model, kInput, {"--max-tokens", "1"}).out.size() < 100);
   const Result reset = chat(model, kQuestions[0] + "\n/reset\n" + kQuestions[0] + "\n");
   CHECK(reset.out == first + first);
 
@@ -328,10 +328,10 @@ TEST_CASE("chat: mistakes take a line each and the chat goes on") {
 TEST_CASE("chat: an answer that fills the context ends with a line, and the chat goes on") {
   const TempDir dir;
   std::string text;
-  while (text.size() < 62'000) text += "She was not at all afraid of him and said so.\n";
+  while (text.size() < 50'000) text += "She was not at all afraid of him and said so.\n";
   const Json ids =
       Json::parse(ds4_program({"tokenize", "--tokenizer", kAusten}, Json{text}.dump()).out)[0];
-  REQUIRE(ids.size() > 10'000);
+  REQUIRE(ids.size() > 10'500);
   REQUIRE(ids.size() < 16'300);
   const Result full = chat(kAusten, "/read " + dir.write("text", text) + "\nmore\n/reset\nShe\n",
                            {"--max-tokens", "6000"});
@@ -391,7 +391,7 @@ TEST_CASE("chat: on a terminal") {
   const TempDir dir;
   const std::string model = chat_model(dir);
   Terminal terminal({"chat", "--model", model, "--temperature", "0"});
-  terminal.wait_for("austen. /help lists the commands, /quit ends.");
+  terminal.wait_for("/help lists the commands, /quit ends.");
   terminal.wait_for("\r\n> ");
   terminal.type(kQuestions[0] + "\n");
   const std::string answer = terminal.wait_for("\r\n> ");
