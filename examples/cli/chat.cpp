@@ -144,6 +144,12 @@ class Chat {
   /// Generates until next(id) is false; prints what happens before that end.
   template <class Next>
   void generate(Logits logits, std::size_t max_tokens, Next&& next);
+  void tell_if_full() const {
+    if (room() > 0) return;
+    complain("ds4: context: found no room for more than " +
+             std::to_string(model_.config().max_position_embeddings) +
+             " tokens, the answer ends there; /reset begins a new chat");
+  }
   void answer(const Logits& logits);
   void continue_text(const Logits& logits);
 
@@ -200,7 +206,9 @@ void Chat::ask(std::string_view text) {
   if (!logits) {
     session_ = before;
     print("\n");
-  } else if (encoding_ != nullptr) {
+    return;
+  }
+  if (encoding_ != nullptr) {
     answer(*logits);
   } else {
     continue_text(*logits);
@@ -230,12 +238,7 @@ void Chat::generate(Logits logits, std::size_t max_tokens, Next&& next) {
     if (!next(id)) return;
     session_.ids.push_back(id);
     if (++generated == max_tokens) return;
-    if (room() == 0) {
-      complain("ds4: context: found no room for more than " +
-               std::to_string(model_.config().max_position_embeddings) +
-               " tokens, the answer ends here; /reset begins a new chat");
-      return;
-    }
+    if (room() == 0) return;
     logits = model_.decode(session_.state, id);
   }
 }
@@ -256,6 +259,7 @@ void Chat::answer(const Logits& logits) {
   });
   printer.show(reader.finish());
   printer.finish();
+  tell_if_full();
   if (thinking_) {
     session_.ids.resize(turn);
     append(encoding_->assistant_turn(reader.content()));
@@ -273,6 +277,7 @@ void Chat::continue_text(const Logits& logits) {
     return true;
   });
   print(decoder.finish() + "\n");
+  tell_if_full();
 }
 
 /// What a command leaves to do.
