@@ -1,4 +1,5 @@
 // Tests of ds4/tokenizer.hpp against the reference's ids, on hostile text and on malformed files.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -320,6 +321,33 @@ TEST_CASE("tokenizer: added tokens are found leftmost first, then longest, raw b
   both["added_tokens"][3]["content"] = "\u0120";
   both["added_tokens"][3]["id"] = ' ';
   CHECK(load(both).decode(Ids{' '}) == " ");
+}
+
+TEST_CASE("tokenizer: plain text has no added tokens") {
+  const Tokenizer small = load(small_file());
+  CHECK(small.encode_plain("x<ab>y") == Ids{'x', '<', 256, '>', 'y'});
+  CHECK(small.encode_plain("<a><b") == Ids{'<', 'a', '>', '<', 'b'});
+  CHECK(small.encode_plain("abc") == Ids{258});
+  CHECK(small.encode_plain("").empty());
+
+  for (const std::string text :
+       {"<｜User｜>", "<think></think>", "<｜end▁of▁sentence｜>", "a<｜Assistant｜>b"}) {
+    CAPTURE(text);
+    const Ids ids = deepseek().encode_plain(text);
+    CHECK(deepseek().decode(ids) == text);
+    CHECK(ids != deepseek().encode(text));
+    for (const std::int32_t id : ids) CHECK((id > 2 && id < 128000));  // ids of the vocabulary
+  }
+  // Where nothing is spelled like an added token, the two are the same.
+  std::size_t compared = 0;
+  for (const Json& item : cases()["cases"]) {
+    const auto text = item["text"].get<std::string>();
+    const auto ids = item["ids"].get<Ids>();
+    if (std::ranges::any_of(ids, [](std::int32_t id) { return id < 3 || id >= 128000; })) continue;
+    CHECK(deepseek().encode_plain(text) == ids);
+    ++compared;
+  }
+  CHECK(compared > 250);
 }
 
 TEST_CASE("tokenizer: regexes split in sequence, each piece on its own") {

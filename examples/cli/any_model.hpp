@@ -21,6 +21,12 @@ namespace ds4::cli {
 /// The decoding state of one sequence of some model: a value, as ds4::State is.
 using AnyState = std::any;
 
+/// A ds4::Session: tokens, and a state that has taken in the first `position` of them.
+struct AnySession {
+  std::vector<std::int32_t> ids;
+  AnyState state;
+};
+
 /// Rows of logits [S, V], in memory that this object keeps.
 struct Logits {
   std::shared_ptr<const void> memory;
@@ -50,6 +56,15 @@ class AnyModel {
   virtual const ConfigValues& config() const = 0;
   virtual const Checkpoint& checkpoint() const = 0;
   virtual AnyState new_state() const = 0;
+
+  /// Tokens that a state has taken in; takes back the last ones, as ds4::State::rollback does.
+  virtual std::size_t position(const AnyState& state) const = 0;
+  virtual void rollback(AnyState& state, std::size_t tokens) const = 0;
+
+  /// As ds4::save_session and ds4::load_session.
+  virtual void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
+                            const AnyState& state) const = 0;
+  virtual AnySession load_session(const std::filesystem::path& file) const = 0;
 
   /// Bytes of a state's rows, and of the scratch memory that the model keeps.
   virtual std::size_t state_bytes(const AnyState& state) const = 0;

@@ -3,20 +3,27 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/detail/messages.hpp>
 
 namespace ds4::cli {
 
 namespace {
 
 volatile std::sig_atomic_t was_interrupted = 0;
+
+/// What a Ctrl-C is written to, so that it ends a wait for input whichever thread it reaches.
+std::array<int, 2> interrupt_pipe{-1, -1};
 
 /// False if an error, left in errno, keeps part of text from being written.
 bool write_all(int file, std::string_view text) {
@@ -51,6 +58,11 @@ void print(std::string_view text) {
 
 void print_error(std::string_view text) { write_all(STDERR_FILENO, text); }
 
+void complain(std::string_view text) {
+  print_error(detail::printable(text, std::numeric_limits<std::size_t>::max()) + "\n");
+}
+
+bool input_is_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 bool output_is_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
 bool error_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }
 
@@ -76,5 +88,56 @@ void catch_interrupts() {
 }
 
 bool interrupted() { return was_interrupted != 0; }
+
+void catch_every_interrupt() {
+  if (::pipe2(interrupt_pipe.data(), O_CLOEXEC | O_NONBLOCK) != 0) {
+    detail::throw_errno("a pipe", "create", errno);
+  }
+  struct sigaction action{};
+  action.sa_handler = [](int) {
+    const int error = errno;
+    was_interrupted = 1;
+    [[maybe_unused]] const auto count = ::write(interrupt_pipe[1], "", 1);
+    errno = error;
+  };
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
+void forget_interrupt() {
+  std::array<char, 64> bytes;
+  while (::read(interrupt_pipe[0], bytes.data(), bytes.size()) > 0) {
+  }
+  was_interrupted = 0;
+}
+
+Input read_line(std::string& line) {
+  static std::string buffer;  // read and not yet returned
+  static bool at_end = false;
+  std::size_t searched = 0;
+  for (;;) {
+    if (interrupted()) return Input::interrupt;
+    const std::size_t end = buffer.find('\n', searched);
+    if (end != std::string::npos || (at_end && !buffer.empty())) {
+      line = buffer.substr(0, end);
+      buffer.erase(0, end == std::string::npos ? end : end + 1);
+      if (line.ends_with('\r')) line.pop_back();
+      return Input::line;
+    }
+    if (at_end) return Input::end;
+    searched = buffer.size();
+    std::array<::pollfd, 2> wait{{{STDIN_FILENO, POLLIN, 0}, {interrupt_pipe[0], POLLIN, 0}}};
+    if (::poll(wait.data(), wait.size(), -1) < 0 && errno != EINTR) {
+      detail::throw_errno("standard input", "wait for", errno);
+    }
+    if (wait[0].revents == 0) continue;
+    std::array<char, 1 << 16> bytes;
+    const ::ssize_t count = ::read(STDIN_FILENO, bytes.data(), bytes.size());
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (count < 0) detail::throw_errno("standard input", "read", errno);
+    at_end = count == 0;
+    buffer.append(bytes.data(), static_cast<std::size_t>(count));
+  }
+}
 
 }  // namespace ds4::cli

@@ -1,6 +1,7 @@
 // Standard output, input files and interrupts, as every verb treats them.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -17,7 +18,10 @@ void print(std::string_view text);
 
 /// Writes text to standard error.
 void print_error(std::string_view text);
+/// The same as one line, whatever it holds.
+void complain(std::string_view text);
 
+bool input_is_terminal();
 bool output_is_terminal();
 bool error_is_terminal();
 
@@ -33,5 +37,14 @@ void write_whole(NewFile& file, std::string_view text);
 /// program as usual.
 void catch_interrupts();
 bool interrupted();
+
+/// From now on every Ctrl-C only makes interrupted() true, until it is forgotten.
+void catch_every_interrupt();
+void forget_interrupt();
+
+/// The next line of standard input, without its end. Throws ds4::Error if it cannot be read.
+/// An interrupt after catch_every_interrupt() stops the wait, or comes before the line.
+enum class Input : std::uint8_t { line, end, interrupt };
+Input read_line(std::string& line);
 
 }  // namespace ds4::cli

@@ -1,14 +1,12 @@
 // ds4: runs DeepSeek-V4 models. The verbs are in files of their own.
 #include <csignal>
 #include <exception>
-#include <limits>
 #include <sstream>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/fault_guard.hpp>
-#include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 
 #include "cli/io.hpp"
@@ -20,18 +18,13 @@ namespace {
 constexpr int kFailure = 1;
 constexpr int kBadUsage = 2;
 
-/// One line on standard error, whatever text holds.
-void complain(const std::string& text) {
-  print_error(detail::printable(text, std::numeric_limits<std::size_t>::max()) + "\n");
-}
-
 int run_program(int argc, char** argv) {
   CLI::App app{"Runs DeepSeek-V4 models.", "ds4"};
   app.set_version_flag("--version", "ds4 " DS4_VERSION);
   app.require_subcommand(1);
   for (const auto add :
-       {add_run, add_logits, add_perplexity, add_tokenize, add_detokenize, add_inspect, add_bench,
-        add_synth, add_plan, add_convert, add_trace, add_draw, add_routes, add_attend}) {
+       {add_run, add_chat, add_logits, add_perplexity, add_tokenize, add_detokenize, add_inspect,
+        add_bench, add_synth, add_plan, add_convert, add_trace, add_draw, add_routes, add_attend}) {
     add(app);
   }
   try {

@@ -19,6 +19,7 @@
 #include <ds4/dtype.hpp>
 #include <ds4/model.hpp>
 #include <ds4/observer.hpp>
+#include <ds4/session.hpp>
 
 #include "cli/any_model.hpp"
 
@@ -39,9 +40,20 @@ class ModelOf final : public AnyModel {
   const Checkpoint& checkpoint() const override { return model_.checkpoint(); }
   AnyState new_state() const override { return model_.new_state(); }
 
-  std::size_t state_bytes(const AnyState& state) const override {
-    return std::any_cast<const State&>(state).bytes();
+  std::size_t position(const AnyState& state) const override { return typed(state).position; }
+  void rollback(AnyState& state, std::size_t tokens) const override {
+    typed(state).rollback(tokens);
   }
+  void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
+                    const AnyState& state) const override {
+    ds4::save_session(file, ids, typed(state));
+  }
+  AnySession load_session(const std::filesystem::path& file) const override {
+    Session<State> session = ds4::load_session<State>(file);
+    return {std::move(session.ids), std::move(session.state)};
+  }
+
+  std::size_t state_bytes(const AnyState& state) const override { return typed(state).bytes(); }
   std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
   AnyState random_state(std::size_t position) override;
 
@@ -74,6 +86,7 @@ class ModelOf final : public AnyModel {
   using State = typename Model<C, B>::State;
 
   static State& typed(AnyState& state) { return std::any_cast<State&>(state); }
+  static const State& typed(const AnyState& state) { return std::any_cast<const State&>(state); }
 
   template <class Tensor>
   static Logits keep(Tensor&& logits) {

@@ -1,13 +1,11 @@
 // ds4 run: continues a prompt and streams the text.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
-#include <optional>
-#include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +21,7 @@
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
+#include "cli/sampling.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -32,9 +31,10 @@ struct RunOptions {
   ModelChoice model;
   std::string prompt;
   std::string prompt_file;
+  std::string load_session;
+  std::string save_session;
   std::size_t max_tokens = 256;
-  SamplerOptions sampler;
-  std::optional<std::uint64_t> seed;
+  Sampling sampling;
 };
 
 class Stopwatch {
@@ -54,38 +54,43 @@ std::string tokens_per_second(std::size_t tokens, double seconds) {
   return text;
 }
 
-/// The prompt's tokens behind the begin-of-sequence token, which the tokenizer does not add.
-std::vector<std::int32_t> read_prompt(const RunOptions& options, const ConfigValues& config,
-                                      const Tokenizer& tokenizer) {
-  std::vector<std::int32_t> ids = tokenizer.encode(
+/// Appends the prompt to the tokens of the sequence, which begins with the begin-of-sequence token;
+/// the tokenizer does not add that.
+void append_prompt(std::vector<std::int32_t>& ids, const RunOptions& options,
+                   const ConfigValues& config, const Tokenizer& tokenizer) {
+  const std::vector<std::int32_t> prompt = tokenizer.encode(
       options.prompt_file.empty() ? options.prompt : read_file(options.prompt_file));
-  if (config.bos_token_id) {
+  if (ids.empty() && config.bos_token_id) {
     const auto bos = static_cast<std::int32_t>(*config.bos_token_id);
-    if (ids.empty() || ids.front() != bos) ids.insert(ids.begin(), bos);
-  } else if (ids.empty()) {
+    if (prompt.empty() || prompt.front() != bos) ids.push_back(bos);
+  }
+  ids.insert(ids.end(), prompt.begin(), prompt.end());
+  if (ids.empty()) {
     throw Error("config.json", "found no bos_token_id, expected one or a prompt to begin with");
   }
-  return ids;
 }
 
-void run(RunOptions options) {
+void run(const RunOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
-  const std::vector<std::int32_t> prompt = read_prompt(options, config, tokenizer);
-  if (!options.seed) options.seed = std::random_device{}();
-  options.sampler.seed = *options.seed;
-  Sampler sampler(options.sampler);
+  Sampler sampler = make_sampler(options.sampling);
   StreamDecoder decoder(tokenizer);
   catch_interrupts();
 
-  AnyState state = model->new_state();
+  AnySession session{{}, model->new_state()};
+  if (!options.load_session.empty()) session = model->load_session(options.load_session);
+  auto& [ids, state] = session;
+  append_prompt(ids, options, config, tokenizer);
+  // Logits come from taking in a token, if need be the last one again.
+  if (ids.size() == model->position(state)) model->rollback(state, 1);
+  const std::size_t prompt = ids.size() - model->position(state);
   const Stopwatch prompt_time;
-  Logits logits = model->prefill(state, prompt);
+  Logits logits = model->prefill(state, std::span(ids).last(prompt));
   const double prompt_seconds = prompt_time.seconds();
 
   // The last token is not taken in, hence one more than the context has room for.
-  const std::size_t room = config.max_position_embeddings - prompt.size() + 1;
+  const std::size_t room = config.max_position_embeddings - ids.size() + 1;
   const std::size_t max_tokens = std::min(options.max_tokens, room);
   std::size_t generated = 0;
   std::size_t decoded = 0;
@@ -97,6 +102,7 @@ void run(RunOptions options) {
       break;
     }
     print(decoder.push(id));
+    ids.push_back(id);
     if (++generated == max_tokens) break;
     logits = model->decode(state, id);
     ++decoded;
@@ -104,15 +110,18 @@ void run(RunOptions options) {
   const double decode_seconds = decode_time.seconds();
   print(decoder.finish());
   if (output_is_terminal()) print("\n");
+  if (!options.save_session.empty()) model->save_session(options.save_session, ids, state);
 
-  std::string summary = "prompt: " + std::to_string(prompt.size()) + " tokens, " +
-                        tokens_per_second(prompt.size(), prompt_seconds) +
+  std::string summary = "prompt: " + std::to_string(prompt) + " tokens, " +
+                        tokens_per_second(prompt, prompt_seconds) +
                         "; generation: " + std::to_string(generated) + " tokens, " +
                         tokens_per_second(decoded, decode_seconds);
-  if (options.sampler.temperature > 0) summary += "; seed " + std::to_string(*options.seed);
+  if (sampler.options().temperature > 0) {
+    summary += "; seed " + std::to_string(sampler.options().seed);
+  }
   if (interrupted()) summary += "; interrupted";
-  summary += "\nmemory: " + to_string(sequence_memory(*model, options.model, state, prompt.size(),
-                                                      prompt.size() + decoded));
+  summary += "\nmemory: " + to_string(sequence_memory(*model, options.model, state, prompt,
+                                                      model->position(state)));
   print_error(summary + "\n");
   if (interrupted()) throw Quit{};
 }
@@ -132,23 +141,13 @@ void add_run(CLI::App& app) {
   verb.add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
       ->capture_default_str()
       ->check(expect_count(0));
-  verb.add_option("--temperature", options->sampler.temperature,
-                  "0 always takes the likeliest token")
-      ->capture_default_str()
-      ->check(expect<float>("a finite number of at least 0",
-                            [](float value) { return value >= 0 && std::isfinite(value); }));
-  verb.add_option("--top-p", options->sampler.top_p,
-                  "Draw from the fewest tokens whose probability reaches this")
-      ->capture_default_str()
-      ->check(expect<float>("a number above 0 and at most 1",
-                            [](float value) { return value > 0 && value <= 1; }));
-  verb.add_option("--top-k", options->sampler.top_k,
-                  "Draw from this many of the likeliest tokens; 0: from all")
-      ->capture_default_str()
-      ->check(expect_count(0));
-  verb.add_option("--seed", options->seed, "For the same text again; default: a random one")
-      ->check(
-          expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; }));
+  add_sampling_options(verb, options->sampling);
+  verb.add_option("--load-session", options->load_session,
+                  "File with a sequence to continue: the prompt is put behind it")
+      ->check(expect_path());
+  verb.add_option("--save-session", options->save_session,
+                  "File to write the sequence to, for --load-session or a host application")
+      ->check(expect_path());
   verb.callback([options] { run(*options); });
 }
 

@@ -8,6 +8,7 @@ class App;
 namespace ds4::cli {
 
 void add_run(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_tokenize(CLI::App& app);

@@ -33,6 +33,7 @@ class State {
   };
 
  public:
+  using Config = C;
   /// A state for each layer.
   using Layers = LayerSequence<C, LayerStates>;
 
@@ -63,14 +64,14 @@ class State {
   std::size_t bytes() const;
 
   /// Writes the state: a version, the configuration's fingerprint, every row and a checksum.
-  /// Throws ds4::Error if the stream fails.
-  void serialise(std::ostream& stream) const;
+  /// Throws ds4::Error that begins with `where` if the stream fails.
+  void serialise(std::ostream& stream, const std::string& where = "state") const;
 
   /// A state that serialise wrote. The logits after it are bitwise those after the original, on the
   /// same backend with the same options; another backend can take it if its rows have the same
   /// type. Throws ds4::Error for anything else: another version or configuration, a damaged or
   /// truncated stream. Memory grows with what the stream holds, not with what it announces.
-  static State deserialise(std::istream& stream);
+  static State deserialise(std::istream& stream, const std::string& where = "state");
 
   ///@{
   /// Calls f(log, tokens to a row, first_needed) for each log, in the order of the layers; see
@@ -129,8 +130,8 @@ std::size_t State<C, B>::bytes() const {
 }
 
 template <ModelConfig C, Backend B>
-void State<C, B>::serialise(std::ostream& stream) const {
-  detail::CheckedWriter out(stream, "state");
+void State<C, B>::serialise(std::ostream& stream, const std::string& where) const {
+  detail::CheckedWriter out(stream, where);
   out.value(kMagic);
   out.value(kVersion);
   out.value(fingerprint());
@@ -150,8 +151,8 @@ void State<C, B>::serialise(std::ostream& stream) const {
 }
 
 template <ModelConfig C, Backend B>
-State<C, B> State<C, B>::deserialise(std::istream& stream) {
-  detail::CheckedReader in(stream, "state");
+State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& where) {
+  detail::CheckedReader in(stream, where);
   if (in.value<std::array<char, 8>>() != kMagic) {
     in.fail("found something else, expected a state that ds4 saved");
   }

@@ -43,6 +43,10 @@ class Tokenizer {
   /// 10.42) may be cut otherwise than by the reference.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
+  /// The ids of text that may come from anybody: as encode(), but what is spelled like a special or
+  /// other added token is encoded as the characters that it is. Throws as encode() does.
+  std::vector<std::int32_t> encode_plain(std::string_view text) const;
+
   /// The text of ids, always valid UTF-8: what is not becomes U+FFFD, as in encode(). With
   /// skip_special, special tokens are left out. Throws Error for an id without a token.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const;
@@ -74,8 +78,10 @@ class Tokenizer {
   };
   using Vocab = std::unordered_map<std::string, std::int32_t, Hash, std::equal_to<>>;
   class Encoder;
+  enum class AddedTokens : bool { as_text, as_ids };
 
   Tokenizer() = default;
+  std::vector<std::int32_t> encode(std::string_view text, AddedTokens added) const;
   void add_vocab(const detail::TokenizerFile& file, const detail::TokenizerFileReader& reader);
   void add_merges(const detail::TokenizerFile& file, const detail::TokenizerFileReader& reader);
   void add_added_tokens(const detail::TokenizerFile& file,
@@ -134,7 +140,7 @@ class Tokenizer::Encoder {
       : tokenizer_(tokenizer), scratch_(text_size), merger_(tokenizer.merges_) {}
 
   /// The ids of the text.
-  std::vector<std::int32_t> run(std::string_view text) {
+  std::vector<std::int32_t> run(std::string_view text, AddedTokens added) {
     text_ = subject_ = text;
     // Differs: for PCRE2 \s includes U+180E, which Unicode has not counted as a space since 6.3 and
     // the reference does not. The regexes see U+200B in its place, equal in size and category.
@@ -143,6 +149,10 @@ class Tokenizer::Encoder {
       if (altered_.empty()) altered_ = text;
       altered_.replace(at, 3, "\xE2\x80\x8B");
       subject_ = altered_;
+    }
+    if (added == AddedTokens::as_text) {
+      if (!text.empty()) split(subject_, 0);
+      return std::move(out_);
     }
     const auto token = [&](std::int32_t id) { out_.push_back(id); };
     tokenizer_.raw_tokens_.cut(text, token, [&](std::string_view gap) {
@@ -191,6 +201,14 @@ class Tokenizer::Encoder {
 };
 
 inline std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
+  return encode(text, AddedTokens::as_ids);
+}
+
+inline std::vector<std::int32_t> Tokenizer::encode_plain(std::string_view text) const {
+  return encode(text, AddedTokens::as_text);
+}
+
+inline std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddedTokens added) const {
   if (text.size() > std::numeric_limits<std::uint32_t>::max() / 3) {  // U+FFFD takes 3 bytes
     throw Error("encode", "expected a text below 1.4 GB, found one of " +
                               std::to_string(text.size()) + " bytes");
@@ -200,7 +218,7 @@ inline std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const 
     detail::append_utf8(repaired, text);
     text = repaired;
   }
-  return Encoder(*this, text.size()).run(text);
+  return Encoder(*this, text.size()).run(text, added);
 }
 
 inline std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {

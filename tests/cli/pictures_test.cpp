@@ -13,12 +13,12 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
+#include <support/program.hpp>
 #include <support/xml.hpp>
-
-#include "program.hpp"
 
 namespace {
 
+namespace fs = std::filesystem;
 using namespace ds4::test::program;
 using Elements = std::vector<ds4::test::XmlElement>;
 using Json = nlohmann::json;

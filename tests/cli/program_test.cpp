@@ -2,18 +2,12 @@
 // of a build that also has the model tests/data/tiny-flash; without it there is nothing to test.
 #ifdef DS4_PROGRAM
 
-#include "program.hpp"
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <numeric>
 #include <span>
 #include <sstream>
@@ -23,11 +17,10 @@
 
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <support/compare.hpp>
 #include <support/golden.hpp>
+#include <support/program.hpp>
 
 namespace {
 
@@ -708,8 +701,8 @@ TEST_CASE("program: help and version") {
   CHECK(help.code == 0);
   CHECK(help.err.empty());
   for (const std::string verb :
-       {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect", "bench", "synth",
-        "plan", "convert", "trace", "draw", "routes", "attend"}) {
+       {"run", "chat", "logits", "perplexity", "tokenize", "detokenize", "inspect", "bench",
+        "synth", "plan", "convert", "trace", "draw", "routes", "attend"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);

@@ -97,7 +97,7 @@ class CheckedReader {
   void finish() {
     std::uint64_t sum = 0;
     take(std::as_writable_bytes(std::span(&sum, 1)));
-    if (sum != checksum_.value()) fail("found a checksum of other data, expected an intact state");
+    if (sum != checksum_.value()) fail("found a checksum of other data, expected intact data");
   }
   [[noreturn]] void fail(const std::string& what) const { throw Error(where_, what); }
 

@@ -1,4 +1,4 @@
-// Runs the program under test, DS4_PROGRAM, as scripts do.
+// The ds4 program as scripts use it. DS4_PROGRAM is the path of a build for tests.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +18,7 @@
 
 namespace ds4::test::program {
 
-namespace fs = std::filesystem;
-
-inline std::string read(const fs::path& path) {
+inline std::string read(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
@@ -30,23 +28,23 @@ class TempDir {
  public:
   TempDir() {
     static std::atomic<int> count = 0;
-    path_ = fs::temp_directory_path() /
+    path_ = std::filesystem::temp_directory_path() /
             ("ds4_program_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
-    fs::create_directories(path_);
+    std::filesystem::create_directories(path_);
   }
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() { fs::remove_all(path_); }
+  ~TempDir() { std::filesystem::remove_all(path_); }
 
   std::string operator/(std::string_view name) const { return path_ / name; }
   std::string write(std::string_view name, std::string_view content) const {
     std::ofstream(path_ / name, std::ios::binary) << content;
     return path_ / name;
   }
-  bool is_empty() const { return fs::is_empty(path_); }
+  bool is_empty() const { return std::filesystem::is_empty(path_); }
 
  private:
-  fs::path path_;
+  std::filesystem::path path_;
 };
 
 struct Result {

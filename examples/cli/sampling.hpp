@@ -1,0 +1,48 @@
+// --temperature, --top-p, --top-k and --seed: how verbs that generate choose tokens.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <random>
+
+#include <CLI/CLI.hpp>
+
+#include <ds4/sampler.hpp>
+
+#include "cli/options.hpp"
+
+namespace ds4::cli {
+
+struct Sampling {
+  SamplerOptions options;
+  std::optional<std::uint64_t> seed;
+};
+
+inline void add_sampling_options(CLI::App& verb, Sampling& sampling) {
+  verb.add_option("--temperature", sampling.options.temperature,
+                  "0 always takes the likeliest token")
+      ->capture_default_str()
+      ->check(expect<float>("a finite number of at least 0",
+                            [](float value) { return value >= 0 && std::isfinite(value); }));
+  verb.add_option("--top-p", sampling.options.top_p,
+                  "Draw from the fewest tokens whose probability reaches this")
+      ->capture_default_str()
+      ->check(expect<float>("a number above 0 and at most 1",
+                            [](float value) { return value > 0 && value <= 1; }));
+  verb.add_option("--top-k", sampling.options.top_k,
+                  "Draw from this many of the likeliest tokens; 0: from all")
+      ->capture_default_str()
+      ->check(expect_count(0));
+  verb.add_option("--seed", sampling.seed, "For the same text again; default: a random one")
+      ->check(
+          expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; }));
+}
+
+/// The sampler of the options; its options tell the seed.
+inline Sampler make_sampler(Sampling sampling) {
+  sampling.options.seed = sampling.seed ? *sampling.seed : std::random_device{}();
+  return Sampler(sampling.options);
+}
+
+}  // namespace ds4::cli
