@@ -1,26 +1,23 @@
 // ds4 logits: the logits of given token sequences, and what every layer puts out, as a file.
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 #include <ds4/observer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/chunks.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -38,41 +35,6 @@ struct LogitsOptions {
   std::string chunks;
   bool layers = false;
 };
-
-/// "5,64,1" as numbers; nothing if that is not a list of numbers of at least 1.
-std::optional<std::vector<std::size_t>> parse_chunks(std::string_view text) {
-  std::vector<std::size_t> chunks;
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  for (;;) {
-    const auto parsed = std::from_chars(at, end, chunks.emplace_back(0));
-    if (parsed.ec != std::errc{} || chunks.back() == 0) return std::nullopt;
-    if (parsed.ptr == end) return chunks;
-    if (*parsed.ptr != ',') return std::nullopt;
-    at = parsed.ptr + 1;
-  }
-}
-
-void check_sequences(const std::vector<std::vector<std::int32_t>>& sequences,
-                     const std::string& file, const ConfigValues& config) {
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const auto& ids = sequences[i];
-    const std::string where = detail::printable_path(file) + ": sequence " + std::to_string(i);
-    if (ids.empty()) throw Error(where, "found no tokens, expected at least one");
-    if (ids.size() > config.max_position_embeddings) {
-      throw Error(where, "found " + std::to_string(ids.size()) +
-                             " tokens, expected at most max_position_embeddings " +
-                             std::to_string(config.max_position_embeddings));
-    }
-    for (std::size_t t = 0; t < ids.size(); ++t) {
-      if (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= config.vocab_size) {
-        throw Error(where + ", token " + std::to_string(t),
-                    "found id " + std::to_string(ids[t]) + ", expected 0 to " +
-                        std::to_string(config.vocab_size - 1));
-      }
-    }
-  }
-}
 
 /// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs.
 std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
@@ -162,7 +124,7 @@ class PassWriter final : public StageObserver<float> {
 void logits(const LogitsOptions& options) {
   const auto sequences = parse_token_lists(options.tokens, read_file(options.tokens));
   const std::unique_ptr<AnyModel> model = load_model(options.model);
-  check_sequences(sequences, options.tokens, model->config());
+  check_token_lists(options.tokens, sequences, model->config());
   std::vector<std::size_t> chunks;
   if (!options.chunks.empty()) chunks = *parse_chunks(options.chunks);
 
@@ -216,12 +178,7 @@ void add_logits(CLI::App& app) {
   verb.add_option("--chunks", options->chunks,
                   "Take in each sequence in chunks of these sizes, the last one repeating, "
                   "e.g. 5,64,1")
-      ->check([](const std::string& text) {
-        return parse_chunks(text) ? ""
-                                  : "expected whole numbers of at least 1 with commas between, "
-                                    "found " +
-                                        detail::in_quotes(text);
-      });
+      ->check(expect_chunks());
   verb.add_flag("--layers", options->layers,
                 "Also write layers.{i}.{l} [S, hc_mult, hidden_size], the output of every layer");
   verb.callback([options] { logits(*options); });

@@ -30,7 +30,7 @@ int run_program(int argc, char** argv) {
   app.set_version_flag("--version", "ds4 " DS4_VERSION);
   app.require_subcommand(1);
   for (const auto add : {add_run, add_logits, add_perplexity, add_tokenize, add_detokenize,
-                         add_inspect, add_bench, add_synth, add_plan, add_convert}) {
+                         add_inspect, add_bench, add_synth, add_plan, add_convert, add_check}) {
     add(app);
   }
   try {

@@ -10,8 +10,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include <ds4/config_values.hpp>
 #include <ds4/detail/json.hpp>
+#include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
+
+#include "cli/io.hpp"
 
 namespace ds4::cli {
 
@@ -43,6 +47,35 @@ std::vector<std::vector<std::int32_t>> parse_token_lists(std::string_view name,
     }
   }
   return lists;
+}
+
+std::vector<std::vector<std::int32_t>> read_token_lists(const std::string& file) {
+  auto lists = parse_token_lists(file, read_file(file));
+  if (lists.empty()) {
+    throw Error(detail::printable(file, 1024), "found no sequences, expected at least one");
+  }
+  return lists;
+}
+
+void check_token_lists(std::string_view file, const std::vector<std::vector<std::int32_t>>& lists,
+                       const ConfigValues& config) {
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    const auto& ids = lists[i];
+    const std::string where = detail::printable(file, 1024) + ": sequence " + std::to_string(i);
+    if (ids.empty()) throw Error(where, "found no tokens, expected at least one");
+    if (ids.size() > config.max_position_embeddings) {
+      throw Error(where, "found " + std::to_string(ids.size()) +
+                             " tokens, expected at most max_position_embeddings " +
+                             std::to_string(config.max_position_embeddings));
+    }
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      if (ids[t] < 0 || static_cast<std::size_t>(ids[t]) >= config.vocab_size) {
+        throw Error(where + ", token " + std::to_string(t),
+                    "found id " + std::to_string(ids[t]) + ", expected 0 to " +
+                        std::to_string(config.vocab_size - 1));
+      }
+    }
+  }
 }
 
 std::vector<std::string> parse_texts(std::string_view name, std::string_view json) {

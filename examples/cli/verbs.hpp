@@ -17,5 +17,6 @@ void add_bench(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_check(CLI::App& app);
 
 }  // namespace ds4::cli

@@ -2,6 +2,8 @@
 // of a build that also has the model tests/data/tiny-flash; without it there is nothing to test.
 #ifdef DS4_PROGRAM
 
+#include "program.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -30,6 +32,7 @@
 namespace {
 
 namespace fs = std::filesystem;
+using namespace ds4::test::program;
 using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;
 
@@ -38,77 +41,6 @@ const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
 
 /// Of a standard deviation of about 1.5; the library's own tests are stricter.
 constexpr double kTolerance = 1.5e-4;
-
-std::string read(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-/// A folder that goes away with its content.
-class TempDir {
- public:
-  TempDir() {
-    static std::atomic<int> count = 0;
-    path_ = fs::temp_directory_path() /
-            ("ds4_program_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
-    fs::create_directories(path_);
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir() { fs::remove_all(path_); }
-
-  std::string operator/(std::string_view name) const { return path_ / name; }
-  std::string write(std::string_view name, std::string_view content) const {
-    std::ofstream(path_ / name, std::ios::binary) << content;
-    return path_ / name;
-  }
-  bool is_empty() const { return fs::is_empty(path_); }
-
- private:
-  fs::path path_;
-};
-
-struct Result {
-  int code;
-  std::string out;
-  std::string err;
-};
-
-/// Runs a shell command line in which $ds4 is the program.
-Result shell(const std::string& command, std::string_view input = "") {
-  const TempDir dir;
-  const std::string script = dir.write("script", "ds4='" DS4_PROGRAM "'\n" + command + "\n");
-  const int status = std::system(("sh '" + script + "' <'" + dir.write("in", input) + "' >'" +
-                                  dir / "out" + "' 2>'" + dir / "err" + "'")
-                                     .c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(dir / "out"), read(dir / "err")};
-}
-
-/// Runs the program with these arguments, as they are.
-Result ds4_program(const std::vector<std::string>& arguments, std::string_view input = "") {
-  std::string command = "\"$ds4\"";
-  for (std::string argument : arguments) {
-    for (std::size_t at = 0; (at = argument.find('\'', at)) != std::string::npos; at += 4) {
-      argument.replace(at, 1, "'\\''");
-    }
-    command += " '" + argument + "'";
-  }
-  return shell(command, input);
-}
-
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
-}
-
-void check_fails(const Result& result, int code, std::string_view part) {
-  INFO(result.err);
-  CHECK(result.code == code);
-  CHECK(result.out.empty());
-  CHECK(result.err.starts_with("ds4: "));
-  CHECK(contains(result.err, part));
-  CHECK(std::ranges::count(result.err, '\n') == 1);
-  if (code == 2) CHECK(contains(result.err, "--help"));
-}
 
 /// The input of the golden logits: one sequence of 300 tokens, two of 150.
 Json golden_sequences(const ds4::test::Golden& golden) {
@@ -776,7 +708,7 @@ TEST_CASE("program: help and version") {
   CHECK(help.code == 0);
   CHECK(help.err.empty());
   for (const std::string verb : {"run", "logits", "perplexity", "tokenize", "detokenize", "inspect",
-                                 "bench", "synth", "plan", "convert"}) {
+                                 "bench", "synth", "plan", "convert", "check"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);

@@ -1,0 +1,94 @@
+// Runs the program under test, DS4_PROGRAM, as scripts do.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace ds4::test::program {
+
+namespace fs = std::filesystem;
+
+inline std::string read(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// A folder that goes away with its content.
+class TempDir {
+ public:
+  TempDir() {
+    static std::atomic<int> count = 0;
+    path_ = fs::temp_directory_path() /
+            ("ds4_program_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
+    fs::create_directories(path_);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+  ~TempDir() { fs::remove_all(path_); }
+
+  std::string operator/(std::string_view name) const { return path_ / name; }
+  std::string write(std::string_view name, std::string_view content) const {
+    std::ofstream(path_ / name, std::ios::binary) << content;
+    return path_ / name;
+  }
+  bool is_empty() const { return fs::is_empty(path_); }
+
+ private:
+  fs::path path_;
+};
+
+struct Result {
+  int code;
+  std::string out;
+  std::string err;
+};
+
+/// Runs a shell command line in which $ds4 is the program.
+inline Result shell(const std::string& command, std::string_view input = "") {
+  const TempDir dir;
+  const std::string script = dir.write("script", "ds4='" DS4_PROGRAM "'\n" + command + "\n");
+  const int status = std::system(("sh '" + script + "' <'" + dir.write("in", input) + "' >'" +
+                                  dir / "out" + "' 2>'" + dir / "err" + "'")
+                                     .c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(dir / "out"), read(dir / "err")};
+}
+
+/// Runs the program with these arguments, as they are.
+inline Result ds4_program(const std::vector<std::string>& arguments, std::string_view input = "") {
+  std::string command = "\"$ds4\"";
+  for (std::string argument : arguments) {
+    for (std::size_t at = 0; (at = argument.find('\'', at)) != std::string::npos; at += 4) {
+      argument.replace(at, 1, "'\\''");
+    }
+    command += " '" + argument + "'";
+  }
+  return shell(command, input);
+}
+
+inline bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
+
+inline void check_fails(const Result& result, int code, std::string_view part) {
+  INFO(result.err);
+  CHECK(result.code == code);
+  CHECK(result.out.empty());
+  CHECK(result.err.starts_with("ds4: "));
+  CHECK(contains(result.err, part));
+  CHECK(std::ranges::count(result.err, '\n') == 1);
+  if (code == 2) CHECK(contains(result.err, "--help"));
+}
+
+}  // namespace ds4::test::program
