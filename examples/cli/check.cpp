@@ -77,7 +77,6 @@ class Checked {
 struct Line {
   std::string name;
   const StageCheck* worst = nullptr;  // of the largest clean error
-  const StageCheck* first = nullptr;  // the first past its tolerance
   std::size_t rows = 0;
   std::size_t differing = 0;
   std::size_t past = 0;
@@ -87,7 +86,6 @@ struct Line {
 
   void add(const StageCheck& stage) {
     if (worst == nullptr || stage.clean.largest > worst->clean.largest) worst = &stage;
-    if (first == nullptr && stage.past > 0) first = &stage;
     const double before = static_cast<double>(rows);
     rows += stage.clean.rows;
     differing += stage.clean.differing;
@@ -110,8 +108,9 @@ std::string number(double value) {
 /// One line: whether every stage is within its tolerance, or which is the first that is not.
 std::string verdict(const CheckReport& report) {
   const StageCheck* first = report.first_past();
-  return first == nullptr ? "every stage is within the tolerance"
-                          : "first stage past the tolerance: " + describe(*first);
+  return first == nullptr
+             ? "every stage is within the tolerance"
+             : "first stage past the tolerance: " + first->name() + ", " + first->problem;
 }
 
 /// "layer 3 attn.q_rope, token 17"
@@ -232,7 +231,8 @@ void print_json(const CheckReport& report, const Json& about) {
                  {"tolerance", stage.tolerance}, {"past", stage.past}};
     if (!stage.head) json["layer"] = stage.layer;
     if (stage.behind.rows > 0) json["behind_picks"] = errors_json(stage.behind);
-    if (stage.past > 0) json["first_past"] = stage.first_past;
+    if (stage.first_past) json["first_past"] = *stage.first_past;
+    if (!stage.problem.empty()) json["problem"] = stage.problem;
     stages.push_back(std::move(json));
   }
   Json json = about;
@@ -248,8 +248,8 @@ void print_json(const CheckReport& report, const Json& about) {
 bool is_float32(const CheckVerbOptions& options, const Checkpoint& checkpoint) {
   return options.model.exact || options.model.backend == "reference" ||
          std::ranges::none_of(checkpoint.tensors(), [](const StoredTensor& tensor) {
-           return tensor.dtype != DType::f32 && tensor.dtype != DType::i64 &&
-                  tensor.dtype != DType::i32;
+           return !tensor.name.starts_with("mtp.") && tensor.dtype != DType::f32 &&
+                  tensor.dtype != DType::i64 && tensor.dtype != DType::i32;
          });
 }
 
@@ -287,7 +287,7 @@ void check(const CheckVerbOptions& options) {
   const bool float32 = is_float32(options, model->checkpoint());
   CheckOptions wanted;
   wanted.tolerance = options.tolerance.value_or(float32 ? kFloat32Tolerance : kBf16Tolerance);
-  if (!options.chunks.empty()) wanted.chunks = *parse_chunks(options.chunks);
+  if (!options.chunks.empty()) wanted.passes = *parse_chunks(options.chunks);
   const bool show_progress = error_is_terminal();
   wanted.progress = [&](std::size_t done, std::size_t total) {
     if (!show_progress) return;
@@ -338,7 +338,7 @@ void add_check(CLI::App& app) {
           "Take the tokens in in passes of these sizes, the last one repeating, e.g. 5,64,1")
       ->check(expect_chunks());
   verb.add_option("--tolerance", options->tolerance,
-                  "Largest error of a value; unless told " + number(kFloat32Tolerance) +
+                  "Largest error of a stage; unless told " + number(kFloat32Tolerance) +
                       " for float32 activations and " + number(kBf16Tolerance) + " for BF16")
       ->check(expect<double>("a number of at least 0",
                              [](double value) { return value >= 0.0 && std::isfinite(value); }));

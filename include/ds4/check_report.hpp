@@ -2,19 +2,23 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <cstdio>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace ds4::inline v0_1 {
 
-/// Tolerances of check_backend where both compute in float32, and where activations or state rows
-/// are rounded to BF16.
-inline constexpr double kFloat32Tolerance = 1e-3;
-inline constexpr double kBf16Tolerance = 0.5;
+/// Tolerances of check_backend. Float32 in another order of summation: the largest error of any
+/// stage is 2e-5 on the 7 layers of models/austen, and grows slowly with the layers.
+inline constexpr double kFloat32Tolerance = 1e-4;
+/// Activations or state rows rounded to BF16, to 2^-9: 0.1 there, where a softmax is sensitive.
+inline constexpr double kBf16Tolerance = 0.25;
+/// The mean error of a stage may be this share of the tolerance; measured: less than a hundredth.
+inline constexpr double kMeanShare = 0.1;
+/// The mean error of rows that are behind a differing pick: values that had nothing to do with the
+/// reference's would be further away.
+inline constexpr double kBehindTolerance = 1.0;
 
 /// Errors of some rows of a stage, in units of StageCheck::unit; infinite where a value is not a
 /// number.
@@ -43,12 +47,13 @@ struct StageCheck {
   /// Of values the root mean square of the reference's, of logits their standard deviation. Of
   /// picks 1: gaps are in standard deviations of the row's scores.
   double unit = 0.0;
-  RowErrors clean;             ///< rows that are not behind a differing pick
-  RowErrors behind;            ///< rows that are
-  double tolerance = 0.0;      ///< of the largest error of each clean row
-  std::size_t past = 0;        ///< clean rows past it
-  std::size_t first_past = 0;  ///< token of the first of them
-  double past_error = 0.0;     ///< and its largest error
+  RowErrors clean;                        ///< rows that are not behind a differing pick
+  RowErrors behind;                       ///< rows that are
+  double tolerance = 0.0;                 ///< of the largest error of each clean row
+  std::size_t past = 0;                   ///< clean rows past it
+  std::optional<std::size_t> first_past;  ///< the token of the first of them
+  /// What is past a tolerance: "token 17: error 0.31, expected at most 0.0001"; empty if nothing.
+  std::string problem;
 
   /// "layer 3 attn.q_rope", "head logits"
   std::string name() const {
@@ -63,22 +68,13 @@ struct CheckReport {
   std::size_t same_top = 0;        ///< tokens whose largest logit is the same
   std::optional<std::size_t> first_other_top;
 
-  /// The first stage past its tolerance, or nullptr.
+  /// The first stage that is past a tolerance, or nullptr.
   const StageCheck* first_past() const {
-    const auto found = std::ranges::find_if(stages, [](const StageCheck& s) { return s.past > 0; });
+    const auto found =
+        std::ranges::find_if(stages, [](const StageCheck& s) { return !s.problem.empty(); });
     return found == stages.end() ? nullptr : &*found;
   }
   bool passed() const { return first_past() == nullptr; }
 };
-
-/// "layer 3 attn.q_rope, token 17: error 0.31, expected at most 0.0001": of a stage that is past
-/// its tolerance.
-inline std::string describe(const StageCheck& stage) {
-  std::array<char, 120> text{};
-  std::snprintf(text.data(), text.size(), ", token %zu: %s %.2g, expected at most %.2g",
-                stage.first_past, stage.picks ? "other picks, by a gap of" : "error",
-                stage.past_error, stage.tolerance);
-  return stage.name() + text.data();
-}
 
 }  // namespace ds4::inline v0_1

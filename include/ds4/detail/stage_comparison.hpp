@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <iterator>
 #include <limits>
 #include <map>
@@ -56,8 +58,7 @@ class StageComparison {
   template <class T, class R>
   void logits(std::span<const T> got, std::span<const R> expected);
 
-  /// The report: a row of values is past its tolerance above `tolerance`, one of picks above twice
-  /// that, as each of the two scores may be off by it.
+  /// The report of all passes: see check_backend().
   CheckReport report(double tolerance) const;
 
  private:
@@ -366,6 +367,16 @@ inline std::vector<double> StageComparison::indexer_scores(std::size_t row) cons
   return scores;
 }
 
+/// To two digits.
+inline std::string short_number(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2g", value);
+  return text.data();
+}
+inline std::string at_most(double tolerance) {
+  return ", expected at most " + short_number(tolerance);
+}
+
 inline CheckReport StageComparison::report(double tolerance) const {
   CheckReport report;
   report.tokens = position_ + count_;
@@ -388,15 +399,25 @@ inline CheckReport StageComparison::report(double tolerance) const {
         errors.largest_token = row.token;
       }
       if (row.behind || error <= check.tolerance) continue;
-      if (check.past++ == 0) {
-        check.first_past = row.token;
-        check.past_error = error;
-      }
+      if (check.past++ > 0) continue;
+      check.first_past = row.token;
+      check.problem = "token " + std::to_string(row.token) + ": " +
+                      (check.picks ? "other picks, by a gap of " : "error ") + short_number(error) +
+                      at_most(check.tolerance);
     }
     for (const auto& [sums, errors] :
          {std::pair{&found.clean, &check.clean}, std::pair{&found.behind, &check.behind}}) {
       if (sums->values > 0) {
         errors->mean = relative(sums->errors / static_cast<double>(sums->values));
+      }
+    }
+    if (check.problem.empty() && !check.picks) {
+      if (!(check.clean.mean <= kMeanShare * tolerance)) {
+        check.problem =
+            "mean error " + short_number(check.clean.mean) + at_most(kMeanShare * tolerance);
+      } else if (!(check.behind.mean <= kBehindTolerance)) {
+        check.problem = "mean error behind differing picks " + short_number(check.behind.mean) +
+                        at_most(kBehindTolerance);
       }
     }
     report.stages.push_back(std::move(check));
