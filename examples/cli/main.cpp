@@ -57,7 +57,9 @@ int run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace ds4::cli;
+  reserve_standard_files();
   std::signal(SIGPIPE, SIG_IGN);  // print() sees that a pipe is closed
+  std::signal(SIGXFSZ, SIG_IGN);  // and writing, that a file is as large as it may be
   const ds4::FaultGuard guard;
   try {
     return run_program(argc, argv);

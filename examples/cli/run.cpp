@@ -147,8 +147,7 @@ void add_run(CLI::App& app) {
       ->capture_default_str()
       ->check(expect_count(0));
   verb.add_option("--seed", options->seed, "For the same text again; default: a random one")
-      ->check(
-          expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; }));
+      ->check(expect_seed());
   verb.callback([options] { run(*options); });
 }
 
