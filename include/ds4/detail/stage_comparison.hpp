@@ -67,8 +67,8 @@ class StageComparison {
 
   /// One row: its largest error, absolute, and its token.
   struct Row {
-    double error;
-    std::size_t token;
+    float error;
+    std::uint32_t token;
     bool behind;
     bool differs;
   };
@@ -122,11 +122,14 @@ class StageComparison {
     return token >= behind_from_ || flipped_[token - position_];
   }
 
-  void add(Found& found, const Row& row, double sum, std::size_t values) {
-    Sums& sums = row.behind ? found.behind : found.clean;
+  /// Adds a row of `values` values, whose errors have this largest one and this sum.
+  void add(Found& found, std::size_t token, double largest, bool behind, bool differs, double sum,
+           std::size_t values) {
+    Sums& sums = behind ? found.behind : found.clean;
     sums.errors += sum;
     sums.values += values;
-    found.rows.push_back(row);
+    found.rows.push_back(
+        {static_cast<float>(largest), static_cast<std::uint32_t>(token), behind, differs});
   }
 
   /// The token that a row of a stage belongs to; for an entry, the last one that it is made of.
@@ -225,7 +228,7 @@ void StageComparison::values(std::size_t layer, std::string_view stage, std::spa
       ++found.values;
     }
     const std::size_t token = token_of(r, entries);
-    add(found, {largest, token, is_behind(token), largest > 0.0}, sum, width);
+    add(found, token, largest, is_behind(token), largest > 0.0, sum, width);
   }
 }
 
@@ -253,7 +256,7 @@ inline void StageComparison::indices(std::size_t layer, std::string_view stage,
     const bool behind = is_behind(token);
     const bool differs = ours != theirs;
     const double error = differs ? gap(stage, r, ours, theirs) : 0.0;
-    add(found, {error, token, behind, differs}, error, 1);
+    add(found, token, error, behind, differs, error, 1);
     if (!differs) continue;
     flipped_[r] = true;
     first_flip_[layer + 1] = std::min(first_flip_[layer + 1], token);
@@ -391,7 +394,7 @@ inline CheckReport StageComparison::report(double tolerance) const {
     const auto relative = [&](double error) { return error == 0.0 ? 0.0 : error / check.unit; };
     for (const Row& row : found.rows) {
       RowErrors& errors = row.behind ? check.behind : check.clean;
-      const double error = relative(row.error);
+      const double error = relative(static_cast<double>(row.error));
       ++errors.rows;
       if (row.differs) ++errors.differing;
       if (error > errors.largest || errors.rows == 1) {
