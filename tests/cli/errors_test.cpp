@@ -337,9 +337,6 @@ TEST_CASE("errors: more tokens than the context has room for") {
         "ds4: --contexts: found 16384 tokens and 1 to decode, expected at most 16384 together\n");
   fails({"plan", "pro", "--context", "1048577"},
         "ds4: --context: found 1048577, expected at most max_position_embeddings 1048576\n");
-  CHECK(ds4_program({"run", "--max-tokens", "2147483647", "--prompt-file", dir.write("text", "She"),
-                     "--temperature", "0", "--model", kAusten, "--help"})
-            .code == 0);
 }
 
 TEST_CASE("errors: token ids that are none") {
