@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -19,7 +18,10 @@
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
+#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/detail/json.hpp>
+#include <ds4/detail/messages.hpp>
 #include <ds4/error.hpp>
 #include <ds4/observer.hpp>
 #include <ds4/plan.hpp>
@@ -33,6 +35,7 @@
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
+#include "cli/token_lists.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -198,9 +201,10 @@ void bench(const BenchOptions& options) {
   if (contexts.empty()) contexts.push_back(options.prompt);
   const std::size_t longest = *std::ranges::max_element(contexts);
   if (longest + options.decode > config.max_position_embeddings) {
-    throw Error("--prompt", "found " + std::to_string(longest) + " tokens and " +
-                                std::to_string(options.decode) + " to decode, expected at most " +
-                                std::to_string(config.max_position_embeddings) + " together");
+    throw Error(options.contexts.empty() ? "--prompt" : "--contexts",
+                "found " + std::to_string(longest) + " tokens and " +
+                    std::to_string(options.decode) + " to decode, expected at most " +
+                    std::to_string(config.max_position_embeddings) + " together");
   }
   const auto ids = random_ids(longest + options.decode, config.vocab_size);
   const std::span<const std::int32_t> all = ids;
@@ -349,14 +353,55 @@ void write_npy(const std::string& path, std::span<const float> values, std::size
   constexpr std::size_t kPreamble = 10;
   header.append(64 - (kPreamble + header.size() + 1) % 64, ' ');
   header += '\n';
-  std::ofstream out(path, std::ios::binary);
-  out << "\x93NUMPY" << '\x01' << '\x00' << static_cast<char>(header.size() & 0xff)
-      << static_cast<char>(header.size() >> 8) << header;
-  out.write(reinterpret_cast<const char*>(values.data()),
-            static_cast<std::streamsize>(values.size_bytes()));
-  out.close();
-  if (!out) throw Error(path, "cannot be written");
+  const std::string start = std::string("\x93NUMPY\x01\0", 8) +
+                            static_cast<char>(header.size() & 0xff) +
+                            static_cast<char>(header.size() >> 8) + header;
+  NewFile file(path);
+  file.write_at(0, std::as_bytes(std::span(start)));
+  file.write_at(start.size(), std::as_bytes(values));
+  file.finish();
 }
+
+/// A request of the peer protocol: its members, checked.
+class Request {
+ public:
+  explicit Request(const std::string& line) : json_(detail::parse_json(kWhere, line)) {
+    if (!json_.is_object()) refuse("a request", "an object", json_);
+  }
+
+  std::string text(const char* name) const {
+    const auto& value = member(name);
+    if (!value.is_string()) refuse(name, "a string", value);
+    return value.get<std::string>();
+  }
+  std::size_t count(const char* name) const {
+    const auto value = detail::as_size(member(name));
+    if (!value) refuse(name, "a whole number of at least 0", member(name));
+    return *value;
+  }
+  std::vector<std::int32_t> tokens() const {
+    return parse_token_lists(std::string(kWhere) + ": tokens", "[" + member("tokens").dump() + "]")
+        .front();
+  }
+  std::vector<std::vector<std::int32_t>> chunks() const {
+    return parse_token_lists(std::string(kWhere) + ": chunks", member("chunks").dump());
+  }
+
+ private:
+  static constexpr const char* kWhere = "standard input";
+
+  [[noreturn]] static void refuse(const std::string& name, const char* expected,
+                                  const nlohmann::json& found) {
+    throw Error(kWhere, name + ": expected " + expected + ", found " + detail::describe(found));
+  }
+  const nlohmann::json& member(const char* name) const {
+    const auto found = json_.find(name);
+    if (found == json_.end()) throw Error(kWhere, std::string("a request without ") + name);
+    return *found;
+  }
+
+  nlohmann::json json_;
+};
 
 /// Answers one request a line: prefill, decode, logits, rss, quit.
 void serve_peer(const BenchOptions& options) {
@@ -365,12 +410,12 @@ void serve_peer(const BenchOptions& options) {
   print(Json{{"ready", true}, {"load_s", seconds_since(start)}}.dump() + "\n");
   std::string line;
   while (std::getline(std::cin, line)) {
-    const Json request = Json::parse(line);
-    const std::string op = request.at("op");
+    const Request request(line);
+    const std::string op = request.text("op");
     Json answer = Json::object();
     if (op == "quit") return;
     if (op == "prefill" || op == "decode") {
-      const std::vector<std::int32_t> tokens = request.at("tokens");
+      const std::vector<std::int32_t> tokens = request.tokens();
       AnyState state = model->new_state();
       auto begin = Clock::now();
       Logits logits = model->prefill(state, tokens);
@@ -380,7 +425,7 @@ void serve_peer(const BenchOptions& options) {
         std::vector<std::int32_t> ids;
         std::int32_t id = argmax(logits.values);
         begin = Clock::now();
-        for (std::size_t i = request.at("n"); i > 0; --i) {
+        for (std::size_t i = request.count("n"); i > 0; --i) {
           id = argmax(model->decode(state, id).values);
           ids.push_back(id);
         }
@@ -389,17 +434,17 @@ void serve_peer(const BenchOptions& options) {
     } else if (op == "logits") {
       AnyState state = model->new_state();
       std::vector<float> rows;
-      for (const std::vector<std::int32_t> chunk : request.at("chunks")) {
+      for (const auto& chunk : request.chunks()) {
         const AnyModel::Sequence sequence{&state, chunk};
         const Logits logits = model->forward({&sequence, 1});
         rows.insert(rows.end(), logits.values.begin(), logits.values.end());
       }
-      write_npy(request.at("path"), rows, model->config().vocab_size);
+      write_npy(request.text("path"), rows, model->config().vocab_size);
     } else if (op == "rss") {
       answer = {{"peak_rss_mb", static_cast<double>(peak_rss_bytes()) / (1024.0 * 1024.0)}};
     } else {
-      throw Error("--peer-protocol", "found the operation \"" + op +
-                                         "\", expected prefill, decode, logits, rss or quit");
+      throw Error("standard input", "op: expected prefill, decode, logits, rss or quit, found " +
+                                        detail::in_quotes(op));
     }
     print(answer.dump() + "\n");
   }
@@ -411,9 +456,9 @@ void add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App& verb = *app.add_subcommand("bench", "Measure speed against the machine's limits");
   add_model_options(verb, options->model, false);
-  verb.add_option("--prompt", options->prompt, "Tokens of the prompt")
-      ->capture_default_str()
-      ->check(expect_count(1));
+  auto* prompt = verb.add_option("--prompt", options->prompt, "Tokens of the prompt")
+                     ->capture_default_str()
+                     ->check(expect_count(1));
   verb.add_option("--decode", options->decode, "Tokens to decode behind it")
       ->capture_default_str()
       ->check(expect_count(1));
@@ -422,6 +467,7 @@ void add_bench(CLI::App& app) {
       ->check(expect_count(1));
   verb.add_option("--contexts", options->contexts, "Several prompt lengths, e.g. 512,4096")
       ->delimiter(',')
+      ->excludes(prompt)
       ->check(expect_count(1));
   verb.add_flag("--fill", options->fill,
                 "Decode behind a state of random numbers instead of taking the prompt in");

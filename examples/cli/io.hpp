@@ -12,6 +12,10 @@ namespace ds4::cli {
 /// Thrown to end the program with exit code 1 when there is nothing to say about it.
 struct Quit {};
 
+/// At the start of the program: where standard input, output or error is closed, something that can
+/// neither be read nor written takes its place, so that no file that is opened later does.
+void reserve_standard_files();
+
 /// Writes text to standard output at once. Throws Quit if the reader has closed the pipe, and
 /// ds4::Error if the text cannot be written for another reason.
 void print(std::string_view text);

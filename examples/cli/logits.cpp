@@ -1,26 +1,23 @@
 // ds4 logits: the logits of given token sequences, and what every layer puts out, as a file.
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 #include <ds4/observer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/chunks.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -38,20 +35,6 @@ struct LogitsOptions {
   std::string chunks;
   bool layers = false;
 };
-
-/// "5,64,1" as numbers; nothing if that is not a list of numbers of at least 1.
-std::optional<std::vector<std::size_t>> parse_chunks(std::string_view text) {
-  std::vector<std::size_t> chunks;
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  for (;;) {
-    const auto parsed = std::from_chars(at, end, chunks.emplace_back(0));
-    if (parsed.ec != std::errc{} || chunks.back() == 0) return std::nullopt;
-    if (parsed.ptr == end) return chunks;
-    if (*parsed.ptr != ',') return std::nullopt;
-    at = parsed.ptr + 1;
-  }
-}
 
 /// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs.
 std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
@@ -195,12 +178,7 @@ void add_logits(CLI::App& app) {
   verb.add_option("--chunks", options->chunks,
                   "Take in each sequence in chunks of these sizes, the last one repeating, "
                   "e.g. 5,64,1")
-      ->check([](const std::string& text) {
-        return parse_chunks(text) ? ""
-                                  : "expected whole numbers of at least 1 with commas between, "
-                                    "found " +
-                                        detail::in_quotes(text);
-      });
+      ->check(expect_chunks());
   verb.add_flag("--layers", options->layers,
                 "Also write layers.{i}.{l} [S, hc_mult, hidden_size], the output of every layer");
   verb.callback([options] { logits(*options); });

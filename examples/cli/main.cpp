@@ -22,9 +22,9 @@ int run_program(int argc, char** argv) {
   CLI::App app{"Runs DeepSeek-V4 models.", "ds4"};
   app.set_version_flag("--version", "ds4 " DS4_VERSION);
   app.require_subcommand(1);
-  for (const auto add :
-       {add_run, add_chat, add_logits, add_perplexity, add_tokenize, add_detokenize, add_inspect,
-        add_bench, add_synth, add_plan, add_convert, add_trace, add_draw, add_routes, add_attend}) {
+  for (const auto add : {add_run, add_chat, add_logits, add_perplexity, add_tokenize,
+                         add_detokenize, add_inspect, add_bench, add_synth, add_plan, add_convert,
+                         add_trace, add_draw, add_routes, add_attend, add_check}) {
     add(app);
   }
   try {
@@ -51,7 +51,9 @@ int run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace ds4::cli;
+  reserve_standard_files();
   std::signal(SIGPIPE, SIG_IGN);  // print() sees that a pipe is closed
+  std::signal(SIGXFSZ, SIG_IGN);  // and writing, that a file is as large as it may be
   const ds4::FaultGuard guard;
   try {
     return run_program(argc, argv);

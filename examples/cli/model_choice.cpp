@@ -53,7 +53,7 @@ void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model) {
       });
   verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
       ->capture_default_str()
-      ->check(expect_count(1));
+      ->check(expect_count(1, kMostThreads));
   verb.add_option("--memory-budget", choice.memory_budget,
                   "GB of weights to keep in memory: those that every token reads, then the experts "
                   "used most; the others stay in the files. Unless told, all or none")

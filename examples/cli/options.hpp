@@ -29,11 +29,20 @@ CLI::Validator expect(std::string what, Predicate holds) {
       "");
 }
 
-/// Accepts whole numbers from `least` to the largest that every use has room for.
-inline CLI::Validator expect_count(std::int32_t least) {
-  return expect<std::int32_t>("a whole number from " + std::to_string(least) + " to " +
-                                  std::to_string(std::numeric_limits<std::int32_t>::max()),
-                              [least](std::int32_t value) { return value >= least; });
+/// Accepts whole numbers from `least` to `most`; unless told, the largest that every use has room
+/// for.
+inline CLI::Validator expect_count(std::int32_t least,
+                                   std::int32_t most = std::numeric_limits<std::int32_t>::max()) {
+  return expect<std::int32_t>(
+      "a whole number from " + std::to_string(least) + " to " + std::to_string(most),
+      [=](std::int32_t value) { return value >= least && value <= most; });
+}
+
+/// What --threads accepts: more than any machine has, and not more than a process can start.
+inline constexpr std::int32_t kMostThreads = 1024;
+
+inline CLI::Validator expect_seed() {
+  return expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; });
 }
 
 /// Accepts what can be the name of a file: a variable that a script forgot to set cannot.

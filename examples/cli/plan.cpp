@@ -134,19 +134,21 @@ void add_plan(CLI::App& app) {
   options->plan.threads = std::max(1u, std::thread::hardware_concurrency());
   CLI::App& verb =
       *app.add_subcommand("plan", "What a configuration takes, before anything is loaded");
-  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")->required();
+  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
+      ->required()
+      ->check(expect_path());
   verb.add_option("--context", options->plan.context, "Tokens of each sequence")
       ->capture_default_str()
       ->check(expect_count(1));
   verb.add_option("--batch", options->plan.batch, "Sequences")
       ->capture_default_str()
-      ->check(expect_count(1));
+      ->check(expect_count(1, 1'000'000));
   verb.add_option("--chunk", options->plan.chunk,
                   "Tokens of a pass of prefill; unless told, as the model takes a prompt in")
       ->check(expect_count(1));
   verb.add_option("--threads", options->plan.threads, "Threads, each with some scratch memory")
       ->capture_default_str()
-      ->check(expect_count(1));
+      ->check(expect_count(1, kMostThreads));
   verb.add_option("--storage", options->storage, "Storage of the weights")
       ->capture_default_str()
       ->check(CLI::IsMember({"release", "bf16", "f32"}));
@@ -154,7 +156,8 @@ void add_plan(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32", "fp8"}));
   verb.add_option("--bandwidth", options->bandwidth, "GB/s, to tell the tokens/s that it allows")
-      ->check(CLI::PositiveNumber);
+      ->check(expect<double>("a number above 0 and at most 1e6",
+                             [](double gb) { return gb > 0.0 && gb <= 1e6; }));
   verb.add_flag("--json", options->json, "Print one JSON object");
   verb.callback([options] { print_plan(*options); });
 }

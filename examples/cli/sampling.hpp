@@ -35,8 +35,7 @@ inline void add_sampling_options(CLI::App& verb, Sampling& sampling) {
       ->capture_default_str()
       ->check(expect_count(0));
   verb.add_option("--seed", sampling.seed, "For the same text again; default: a random one")
-      ->check(
-          expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; }));
+      ->check(expect_seed());
 }
 
 /// The sampler of the options; its options tell the seed.

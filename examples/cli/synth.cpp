@@ -41,7 +41,9 @@ void add_synth(CLI::App& app) {
   auto options = std::make_shared<SynthOptions>();
   CLI::App& verb = *app.add_subcommand(
       "synth", "Write a random checkpoint of a configuration, for tests and benchmarks");
-  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")->required();
+  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
+      ->required()
+      ->check(expect_path());
   verb.add_option("--layers", options->layers,
                   "The first layers only: the schedule's prefix and some of its pairs")
       ->check(expect_count(1));
@@ -49,8 +51,11 @@ void add_synth(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16", "release"}));
   verb.add_option("--seed", options->seed, "The same seed gives the same checkpoint")
-      ->capture_default_str();
-  verb.add_option("--out", options->out, "Folder to write; made if it is missing")->required();
+      ->capture_default_str()
+      ->check(expect_seed());
+  verb.add_option("--out", options->out, "Folder to write; made if it is missing")
+      ->required()
+      ->check(expect_path());
   verb.callback([options] { synth(*options); });
 }
 

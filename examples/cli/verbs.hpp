@@ -22,5 +22,6 @@ void add_trace(CLI::App& app);
 void add_draw(CLI::App& app);
 void add_routes(CLI::App& app);
 void add_attend(CLI::App& app);
+void add_check(CLI::App& app);
 
 }  // namespace ds4::cli

@@ -61,6 +61,7 @@ struct Indexer {
     ops::pick_entries<Ratio>(backend, picks, q, weights, pass.segments,
                              std::span<const Log* const>(keys));
     pass.observe("indexer.q", q);
+    pass.observe("indexer.weights", weights);
     pass.observe("indexer.topk", picks);
   }
 };

@@ -702,7 +702,7 @@ TEST_CASE("program: help and version") {
   CHECK(help.err.empty());
   for (const std::string verb :
        {"run", "chat", "logits", "perplexity", "tokenize", "detokenize", "inspect", "bench",
-        "synth", "plan", "convert", "trace", "draw", "routes", "attend"}) {
+        "synth", "plan", "convert", "trace", "draw", "routes", "attend", "check"}) {
     CHECK(contains(help.out, "\n  " + verb + " "));
     const Result result = ds4_program({verb, "--help"});
     CHECK(result.code == 0);

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <kokkos/spaces.hpp>
 
+#include <ds4/check.hpp>
 #include <ds4/models/tiny_flash_config.hpp>
 #include <support/golden_model.hpp>
 
@@ -13,4 +14,8 @@ TEST_CASE_TEMPLATE("tiny_flash: golden logits and stages, in one pass, in chunks
   SUBCASE("batch") { check_batch(setup); }
   SUBCASE("greedy") { check_greedy(setup); }
   SUBCASE("stages") { check_stages(setup); }
+  SUBCASE("check") {
+    auto reference = ds4::Model<ds4::models::tiny_flash>::load(ds4::test::data_dir(setup.folder));
+    CHECK(ds4::check_backend(setup.model, reference, setup.ids).passed());
+  }
 }

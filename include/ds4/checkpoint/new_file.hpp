@@ -10,10 +10,12 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/error.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -21,8 +23,16 @@ namespace ds4::inline v0_1 {
 /// temporary file beside it holds the data, and is removed if the object goes away unfinished.
 class NewFile {
  public:
-  /// Creates the temporary file. Throws ds4::Error if that is not possible.
+  /// Creates the temporary file. Throws ds4::Error if that is not possible, or if there is
+  /// something else than a file under the name: a folder cannot be replaced, and a device must not
+  /// be.
   explicit NewFile(std::filesystem::path path) : path_(std::move(path)) {
+    struct stat there{};
+    if (::stat(path_.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) {
+      throw Error(detail::printable_path(path_),
+                  std::string("cannot create: found a ") +
+                      (S_ISDIR(there.st_mode) ? "folder" : "device or pipe") + " of this name");
+    }
     const std::string stem = path_.native() + "." + std::to_string(::getpid()) + ".";
     for (unsigned i = 0;; ++i) {
       temporary_ = stem + std::to_string(i) + ".tmp";
