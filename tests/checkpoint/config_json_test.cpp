@@ -15,6 +15,7 @@
 #include <ds4/detail/json.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
+#include <support/mutate.hpp>
 
 namespace {
 

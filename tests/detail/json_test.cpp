@@ -9,6 +9,7 @@
 #include <ds4/detail/json.hpp>
 #include <ds4/detail/messages.hpp>
 #include <support/files.hpp>
+#include <support/mutate.hpp>
 
 namespace {
 
