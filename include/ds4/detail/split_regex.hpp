@@ -38,7 +38,7 @@ class RegexScratch {
       : data_(pcre2_match_data_create_8(1, nullptr), pcre2_match_data_free_8),
         quick_(pcre2_match_context_create_8(nullptr), pcre2_match_context_free_8),
         counted_(pcre2_match_context_create_8(nullptr), pcre2_match_context_free_8),
-        most_(5'000'000 + 64 * text_size),
+        most_(500'000 + 64 * text_size),
         left_(most_) {
     if (!data_ || !quick_ || !counted_) throw std::bad_alloc();
     // PCRE2's own limit holds for each position where a match may begin.
