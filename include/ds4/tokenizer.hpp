@@ -1,6 +1,7 @@
 // The tokenizer: text to token ids and back, from a checkpoint's tokenizer.json.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -273,10 +274,14 @@ inline Tokenizer Tokenizer::load(const std::filesystem::path& dir_or_file) {
 
 inline void Tokenizer::add_vocab(const detail::TokenizerFile& file,
                                  const detail::TokenizerFileReader& reader) {
+  // Once, to the size that it takes in the end: a single large id makes a large table.
+  std::int32_t last = -1;
+  for (const auto& [spelling, id] : file.vocab) last = std::max(last, id);
+  for (const detail::AddedToken& added : file.added_tokens) last = std::max(last, added.id);
+  tokens_.resize(static_cast<std::size_t>(last + 1));
   ids_.reserve(file.vocab.size() + file.added_tokens.size());
   for (const auto& [spelling, id] : file.vocab) {
     const auto index = static_cast<std::size_t>(id);
-    if (index >= tokens_.size()) tokens_.resize(index + 1);
     if (!tokens_[index].bytes.empty()) {
       reader.refuse("model.vocab[" + reader.quote(spelling) + "]", "an id of its own",
                     std::to_string(id) + " a second time");
@@ -326,7 +331,6 @@ inline void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
       reader.refuse(field + ".content", "each token once", reader.quote(added.content) + " twice");
     }
     const auto index = static_cast<std::size_t>(added.id);
-    if (index >= tokens_.size()) tokens_.resize(index + 1);
     // A token may stand in both lists, then with one id.
     const auto known = ids_.find(added.content);
     if (known == ids_.end() ? !tokens_[index].bytes.empty() : known->second != added.id) {

@@ -15,6 +15,7 @@
 #include <ds4/detail/json.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
+#include <support/mutate.hpp>
 
 namespace {
 
@@ -270,6 +271,49 @@ TEST_CASE("config.json: values of another type") {
         "ds4: file: rope_scaling: expected an object, found \"yarn\"");
   CHECK(error_text([] { read(Json::array()); }) ==
         "ds4: file: expected an object, found an array of 0");
+}
+
+TEST_CASE("config.json: fields that do not fit together") {
+  const auto text = [](const char* path, Json value) {
+    return error_with(release(), path, std::move(value));
+  };
+  // Each of these once divided by zero, or listed more tensors than there is memory for.
+  CHECK(text("/o_groups", 0) == "ds4: file: o_groups: expected at least 1, found 0");
+  CHECK(text("/vocab_size", 0) == "ds4: file: vocab_size: expected at least 1, found 0");
+  CHECK(text("/sliding_window", 0) == "ds4: file: sliding_window: expected at least 1, found 0");
+  CHECK(text("/num_nextn_predict_layers", 2147483647) ==
+        "ds4: file: num_nextn_predict_layers: expected 0 or 1, found 2147483647");
+  CHECK(text("/n_routed_experts", 2147483647) ==
+        "ds4: file: n_routed_experts: expected at most 131072 in all layers, found 2147483647");
+
+  CHECK(text("/o_groups", 3) == doctest::Contains("num_attention_heads: expected a multiple of "
+                                                  "o_groups, 3, found "));
+  CHECK(text("/qk_rope_head_dim", 31) ==
+        "ds4: file: qk_rope_head_dim: expected an even number, found 31");
+  CHECK(text("/qk_rope_head_dim", 4096) ==
+        doctest::Contains("qk_rope_head_dim: expected at most head_dim and index_head_dim, "));
+  CHECK(text("/num_experts_per_tok", 4096) ==
+        doctest::Contains("num_experts_per_tok: expected at most n_routed_experts, "));
+  CHECK(text("/num_hash_layers", 100) ==
+        "ds4: file: num_hash_layers: expected at most num_hidden_layers, 4, found 100");
+  CHECK(text("/compress_rates",
+             {{"compressed_sparse_attention", 4}, {"heavily_compressed_attention", 4}}) ==
+        "ds4: file: compress_rates.heavily_compressed_attention: expected another rate than "
+        "compressed_sparse_attention, found 4; compress_ratios: expected 0 or one of "
+        "compress_rates, found 128");
+  CHECK(text("/rope_theta", 1) == "ds4: file: rope_theta: expected more than 1, found 1");
+  CHECK(text("/compress_rope_theta", 0) ==
+        "ds4: file: compress_rope_theta: expected more than 1, found 0");
+  CHECK(text("/swiglu_limit", 0) == "ds4: file: swiglu_limit: expected more than 0, found 0");
+  CHECK(text("/rope_scaling/factor", 0.5) ==
+        "ds4: file: rope_scaling.factor: expected at least 1, found 0.5");
+}
+
+TEST_CASE("config.json: a file of more than a MiB is none") {
+  const ds4::test::TempDir dir;
+  const auto file = dir.write("config.json", std::string((1 << 20) + 1, ' '));
+  CHECK(error_text([&] { ds4::read_config(file); }) ==
+        doctest::Contains("expected JSON of at most 1048576 bytes, found 1048577"));
 }
 
 TEST_CASE("config.json: random damage gives values or an Error") {

@@ -23,6 +23,7 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/dtype.hpp>
 #include <support/files.hpp>
+#include <support/mutate.hpp>
 
 namespace {
 

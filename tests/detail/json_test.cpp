@@ -9,6 +9,7 @@
 #include <ds4/detail/json.hpp>
 #include <ds4/detail/messages.hpp>
 #include <support/files.hpp>
+#include <support/mutate.hpp>
 
 namespace {
 
@@ -101,6 +102,18 @@ TEST_CASE("messages: twenty problems are shown, the others counted") {
   CHECK(error_text([&] { others.throw_if_any("file"); }) == "ds4: file: a; b");
   for (int i = 0; i < 22; ++i) problems.add("p" + std::to_string(i));
   CHECK(error_text([&] { problems.throw_if_any("file"); }) == doctest::Contains("p18; and 3 more"));
+  others.append(problems);
+  CHECK(error_text([&] { others.throw_if_any("file"); }) ==
+        doctest::Contains("file: a; b; a; p0; p1"));
+  CHECK(error_text([&] { others.throw_if_any("file"); }) == doctest::Contains("p18; and 3 more"));
+}
+
+TEST_CASE("messages: names that have to be escaped do not make a line endless") {
+  ds4::detail::Problems problems;
+  for (int i = 0; i < 20; ++i) problems.add(std::string(900, 'x'));
+  // As many as there are when 2000 bytes are passed, with "; " between them.
+  CHECK(error_text([&] { problems.throw_if_any("file"); }).size() ==
+        std::string("ds4: file: ; ; ; and 17 more").size() + 3 * 900);
 }
 
 TEST_CASE("json: random damage gives a value or an Error") {

@@ -1,13 +1,10 @@
-// Files that a test writes, what an error says, and random damage to bytes.
+// Files that a test writes, and what an error says.
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
-#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <random>
 #include <string>
 #include <string_view>
 
@@ -65,44 +62,6 @@ doctest::String error_text(F&& f) {
     return error.what();
   }
   return "";
-}
-
-/// text with up to three random edits of the kinds that damaged or hostile files show.
-inline std::string mutated(std::string text, std::mt19937& random) {
-  const auto below = [&](std::size_t limit) { return limit == 0 ? 0 : random() % limit; };
-  constexpr std::string_view kPieces[] = {"0",         "-1",   "18446744073709551615",
-                                          "1e30",      "{",    "}",
-                                          "[",         "]",    "\"",
-                                          ",",         "null", "[]",
-                                          "\xff",      "\n",   "\\u0000",
-                                          "F64",       "{}",   "[[[",
-                                          ":",         "4.5",  "9",
-                                          "..",        "/",    "true",
-                                          "\"shape\"", " "};
-  for (std::size_t edits = 1 + below(3); edits > 0; --edits) {
-    const std::size_t at = below(text.size());
-    const std::size_t length = below(std::size_t{1} << below(6));
-    switch (below(6)) {
-      case 0:
-        if (!text.empty()) text[at] = static_cast<char>(text[at] ^ (1 << below(8)));
-        break;
-      case 1:
-        text.erase(at, length);
-        break;
-      case 2:
-        text.insert(at, text.substr(below(text.size()), length));
-        break;
-      case 3:
-        text.insert(at, kPieces[below(std::size(kPieces))]);
-        break;
-      case 4:
-        text.replace(at, length, kPieces[below(std::size(kPieces))]);
-        break;
-      default:
-        if (below(8) == 0) text.resize(at);
-    }
-  }
-  return text;
 }
 
 }  // namespace ds4::test

@@ -361,6 +361,62 @@ inline void read_rotary(ConfigFields& file, ConfigValues& values) {
   }
 }
 
+/// Relations between fields that are there, the same as checked_config() has for a type; and no
+/// more layers and experts than lists of tensors have room for.
+inline void check_relations(ConfigFields& file, const ConfigValues& values) {
+  constexpr std::size_t kMaxExperts = 1 << 17;  // in all layers: five times what Pro has
+  const auto expect = [&](bool holds, std::string_view field, const std::string& expected,
+                          const auto& found) {
+    if (!holds) file.reject(field, expected, field_text(found));
+  };
+  constexpr std::array<std::string_view, 3> kMayBeZero{
+      "num_hash_layers", "num_nextn_predict_layers", "max_position_embeddings"};
+  visit_fields(
+      [&](std::string_view field, const auto& value) {
+        if constexpr (std::is_same_v<decltype(value), const std::size_t&>) {
+          expect(value > 0 || std::ranges::find(kMayBeZero, field) != kMayBeZero.end(), field,
+                 "at least 1", value);
+        }
+      },
+      values);
+  if (values.o_groups > 0) {
+    expect(values.num_attention_heads % values.o_groups == 0, "num_attention_heads",
+           "a multiple of o_groups, " + field_text(values.o_groups), values.num_attention_heads);
+  }
+  expect(values.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim", "an even number",
+         values.qk_rope_head_dim);
+  const std::size_t narrower = std::min(values.head_dim, values.index_head_dim);
+  expect(values.qk_rope_head_dim <= narrower, "qk_rope_head_dim",
+         "at most head_dim and index_head_dim, " + field_text(narrower), values.qk_rope_head_dim);
+  expect(values.num_experts_per_tok <= values.n_routed_experts, "num_experts_per_tok",
+         "at most n_routed_experts, " + field_text(values.n_routed_experts),
+         values.num_experts_per_tok);
+  expect(
+      values.n_routed_experts <= kMaxExperts / std::max<std::size_t>(values.num_hidden_layers, 1),
+      "n_routed_experts", "at most " + field_text(kMaxExperts) + " in all layers",
+      values.n_routed_experts);
+  expect(values.num_hash_layers <= values.num_hidden_layers, "num_hash_layers",
+         "at most num_hidden_layers, " + field_text(values.num_hidden_layers),
+         values.num_hash_layers);
+  expect(values.num_nextn_predict_layers <= 1, "num_nextn_predict_layers", "0 or 1",
+         values.num_nextn_predict_layers);
+  const CompressRates& rates = values.compress_rates;
+  expect(rates.compressed_sparse_attention != rates.heavily_compressed_attention,
+         "compress_rates.heavily_compressed_attention",
+         "another rate than compressed_sparse_attention", rates.heavily_compressed_attention);
+  for (const std::size_t ratio : values.compress_ratios) {
+    expect(ratio == 0 || ratio == rates.compressed_sparse_attention ||
+               ratio == rates.heavily_compressed_attention,
+           "compress_ratios", "0 or one of compress_rates", ratio);
+  }
+  expect(values.rope_theta > 1.0, "rope_theta", "more than 1", values.rope_theta);
+  expect(values.compress_rope_theta > 1.0, "compress_rope_theta", "more than 1",
+         values.compress_rope_theta);
+  expect(values.swiglu_limit > 0.0, "swiglu_limit", "more than 0", values.swiglu_limit);
+  expect(values.rope_scaling.factor >= 1.0, "rope_scaling.factor", "at least 1",
+         values.rope_scaling.factor);
+}
+
 /// The configuration in the value of a config.json; see read_config().
 inline ConfigValues config_from_json(std::string_view where, const nlohmann::json& root) {
   if (!root.is_object()) throw Error(where, "expected an object, found " + describe(root));
@@ -403,6 +459,8 @@ inline ConfigValues config_from_json(std::string_view where, const nlohmann::jso
     if (key.starts_with("dspark_")) values.has_dspark = true;
   }
   file.finish(where);
+  check_relations(file, values);
+  file.finish(where);
   return values;
 }
 
@@ -411,10 +469,12 @@ inline ConfigValues config_from_json(std::string_view where, const nlohmann::jso
 /// The configuration that a config.json states, in the release's form or transformers'. Optional
 /// are bos_token_id, eos_token_id, num_nextn_predict_layers (absent: 0), rope_scaling (absent or
 /// null: none) and, beside compress_ratios, compress_rates. Throws one ds4::Error that names all
-/// fields that are missing, of another type, contradictory or of a value that ds4 does not support.
-/// Relations between fields are left to checked_config(). Source: model.md section 1.
+/// fields that are missing, of another type, contradictory or of a value that ds4 does not support;
+/// then all that do not fit together, as checked_config() says of a type. Source: model.md
+/// section 1.
 inline ConfigValues read_config(const std::filesystem::path& config_json_file) {
-  const nlohmann::json root = detail::read_json(config_json_file);
+  constexpr std::size_t kMaxBytes = 1 << 20;
+  const nlohmann::json root = detail::read_json(config_json_file, kMaxBytes);
   return detail::config_from_json(detail::printable_path(config_json_file), root);
 }
 

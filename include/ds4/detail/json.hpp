@@ -119,9 +119,9 @@ inline nlohmann::json parse_json(std::string_view where, std::string_view text) 
 }
 
 /// parse_json() of a file. Throws ds4::Error as well if the file cannot be read, is empty or has
-/// more than max_bytes.
+/// more than max_bytes: a value can take twenty times the memory of its text.
 inline nlohmann::json read_json(const std::filesystem::path& path,
-                                std::size_t max_bytes = std::size_t{256} << 20) {
+                                std::size_t max_bytes = std::size_t{64} << 20) {
   const MappedFile file(path);
   const std::string where = printable_path(path);
   if (file.bytes().size() > max_bytes) {

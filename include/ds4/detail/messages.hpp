@@ -59,28 +59,41 @@ inline std::string in_quotes(std::string_view text) { return '"' + printable(tex
 class Problems {
  public:
   static constexpr std::size_t kShown = 20;
+  /// Bytes of text after which no more are shown: names that have to be escaped are long.
+  static constexpr std::size_t kMaxText = 2000;
 
   void add(std::string_view problem) {
-    if (count_++ >= kShown) return;
-    if (!text_.empty()) text_ += "; ";
-    text_ += problem;
+    if (hidden_ > 0 || shown_ == kShown || text_.size() > kMaxText) {
+      ++hidden_;
+      return;
+    }
+    ++shown_;
+    append_text(problem);
   }
   /// Adds those of others, in their order.
   void append(const Problems& others) {
-    if (!others.empty()) add(others.text_);
-    if (!others.empty()) count_ += others.count_ - 1;
+    if (others.empty()) return;
+    append_text(others.text_);
+    shown_ += others.shown_;
+    hidden_ += others.hidden_;
   }
-  bool empty() const { return count_ == 0; }
+  bool empty() const { return shown_ == 0; }
 
-  /// Throws one ds4::Error with the first kShown problems and the number of the others, if any.
+  /// Throws one ds4::Error with the first problems and the number of the others, if any.
   void throw_if_any(std::string_view where) const {
-    if (count_ == 0) return;
-    if (count_ <= kShown) throw Error(where, text_);
-    throw Error(where, text_ + "; and " + std::to_string(count_ - kShown) + " more");
+    if (empty()) return;
+    if (hidden_ == 0) throw Error(where, text_);
+    throw Error(where, text_ + "; and " + std::to_string(hidden_) + " more");
   }
 
  private:
-  std::size_t count_ = 0;
+  void append_text(std::string_view text) {
+    if (!text_.empty()) text_ += "; ";
+    text_ += text;
+  }
+
+  std::size_t shown_ = 0;
+  std::size_t hidden_ = 0;
   std::string text_;
 };
 

@@ -1,21 +1,20 @@
-// Reading tokenizer.json: its JSON, its fields, and a refusal of everything not supported.
+// Reading tokenizer.json: its fields, and a refusal of everything not supported.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/detail/json.hpp>
 #include <ds4/detail/utf8.hpp>
 #include <ds4/error.hpp>
 
@@ -47,13 +46,13 @@ class TokenizerFileReader {
   static constexpr std::int32_t kMaxId = (1 << 20) - 1;
   static constexpr std::size_t kMaxContent = 256;  // bytes
   static constexpr std::size_t kMaxPatterns = 32;
-  static constexpr int kMaxDepth = 16;
 
-  explicit TokenizerFileReader(const std::filesystem::path& path) : file_(path.string()) {}
+  explicit TokenizerFileReader(std::filesystem::path path)
+      : path_(std::move(path)), file_(printable_path(path_)) {}
 
   /// Throws Error with the file's name, the field, what was expected and what was found.
   TokenizerFile read() const {
-    const Json root = parse(text());
+    const Json root = read_json(path_);
     if (!root.is_object()) refuse_value("the file", "an object", root);
     const Json& model = member(root, "", "model", Json::value_t::object);
     TokenizerFile out;
@@ -65,6 +64,7 @@ class TokenizerFileReader {
     return out;
   }
 
+  /// The file's name, as messages show it.
   const std::string& file() const { return file_; }
 
   /// Throws Error: "<file>: <field>: expected <expected>, found <found>".
@@ -101,46 +101,6 @@ class TokenizerFileReader {
 
   static std::string at(std::string_view field, std::size_t index) {
     return std::string(field) + "[" + std::to_string(index) + "]";
-  }
-
-  std::string text() const {
-    std::error_code ignored;
-    std::ifstream in;  // opening something that is no file could block
-    if (std::filesystem::is_regular_file(file_, ignored)) in.open(file_, std::ios::binary);
-    if (!in.is_open()) throw Error(file_, "expected a readable file, found none");
-    std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-    if (in.bad()) throw Error(file_, "expected a readable file, found a read error");
-    return text;
-  }
-
-  /// Limits the depth, since reading and freeing may recurse, and refuses a key given twice, of
-  /// which the library would keep the last.
-  Json parse(const std::string& text) const {
-    std::vector<std::size_t> keys;  // read so far, of each open object
-    const auto check = [&](int depth, Json::parse_event_t event, const Json& value) {
-      using Event = Json::parse_event_t;
-      if (event == Event::object_start || event == Event::array_start) {
-        if (depth >= kMaxDepth) {
-          refuse("the file", "at most " + std::to_string(kMaxDepth) + " levels of nesting", "more");
-        }
-        if (event == Event::object_start) keys.push_back(0);
-      } else if (event == Event::key) {
-        ++keys.back();
-      } else if (event == Event::object_end) {
-        if (value.size() != keys.back()) {
-          refuse("the file", "each key once in an object", "one repeated");
-        }
-        keys.pop_back();
-      }
-      return true;
-    };
-    try {
-      return Json::parse(text, check);
-    } catch (const Json::parse_error& error) {
-      refuse("the file", "JSON in UTF-8", "a syntax error at byte " + std::to_string(error.byte));
-    } catch (const Json::exception&) {
-      refuse("the file", "JSON numbers in range", "one too large");
-    }
   }
 
   const Json& member(const Json& object, std::string_view field, std::string_view key,
@@ -304,6 +264,7 @@ class TokenizerFileReader {
     }
   }
 
+  std::filesystem::path path_;
   std::string file_;
 };
 
