@@ -14,7 +14,8 @@ namespace ds4::inline v0_1 {
 inline constexpr double kFloat32Tolerance = 1e-4;
 /// Activations or state rows rounded to BF16, to 2^-9: 0.1 there, where a softmax is sensitive.
 inline constexpr double kBf16Tolerance = 0.25;
-/// The mean error of a stage may be this share of the tolerance; measured: a fiftieth of it at most.
+/// The mean error of a stage may be this share of the tolerance; measured: a fiftieth of it at
+/// most.
 inline constexpr double kMeanShare = 0.1;
 /// The mean error of rows that are behind a differing pick: values that had nothing to do with the
 /// reference's would be further away.

@@ -56,8 +56,7 @@ void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView
                                                 std::span<State* const> states) const {
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
-  const auto region =
-      pass.region(LayerInfo{pass.layer, Ratio, attention_kind<C>(Ratio), Router});
+  const auto region = pass.region(LayerInfo{pass.layer, Ratio, attention_kind<C>(Ratio), Router});
   auto scratch = backend.scratch();
   auto c = scratch.template rows<D>(S);
   auto y = scratch.template rows<D>(S);

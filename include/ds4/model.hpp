@@ -76,8 +76,8 @@ class Model {
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
   /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
-  /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and stage
-  /// of the passes, of which a long prompt takes several.
+  /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and
+  /// stage of the passes, of which a long prompt takes several.
   Logits prefill(State& state, std::span<const std::int32_t> ids,
                  StageObserver<Scalar>* observer = nullptr);
 

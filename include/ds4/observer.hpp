@@ -26,8 +26,8 @@ struct LayerInfo {
 ///
 /// The parts of a pass are announced as well: the pass, its layers, and the regions "embed" and
 /// "head" and, inside layers, "hyper_connection", "mix_streams", "attention", "compressor",
-/// "indexer", "attend", "moe", "router", "experts" and "shared_expert". Each begin... has its end(),
-/// when all of the part's work is done. The calls come in order, from one thread.
+/// "indexer", "attend", "moe", "router", "experts" and "shared_expert". Each begin... has its
+/// end(), when all of the part's work is done. The calls come in order, from one thread.
 template <class T>
 class StageObserver {
  public:

@@ -42,8 +42,8 @@ inline WeightCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& 
     cost.bytes += rows     ? stored * count / static_cast<double>(config.vocab_size)
                   : expert ? stored * met / E
                            : stored;
-    const bool matrix = at->shape.size() == 2 && !rows && !name.ends_with(".scale") &&
-                        !name.ends_with("ape");
+    const bool matrix =
+        at->shape.size() == 2 && !rows && !name.ends_with(".scale") && !name.ends_with("ape");
     if (!matrix) continue;
     double elements = count * (expert ? k / E : 1.0);
     for (const std::size_t extent : at->shape) elements *= static_cast<double>(extent);
