@@ -187,7 +187,7 @@ TEST_CASE("session: one that cannot be written leaves what was there") {
   CHECK(std::string_view(error_text([&] {
                            ds4::save_session(dir.path() / "folder", ids, model.new_state());
                          }).c_str())
-            .find("folder: cannot rename ") != std::string_view::npos);
+            .find("folder: cannot create: found a folder ") != std::string_view::npos);
   CHECK(std::ranges::distance(std::filesystem::directory_iterator(dir.path()),
                               std::filesystem::directory_iterator()) == 1);
 }

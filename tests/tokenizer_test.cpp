@@ -405,7 +405,8 @@ TEST_CASE("tokenizer: a regular expression without JIT, beyond the JIT's stack a
     CHECK(
         error.starts_with("ds4: encode: expected the tokenizer's regular expressions to take at "
                           "most 519264 steps, found \""));
-    CHECK(error.ends_with("\" at byte 0 of a text of 301"));
+    CHECK(error.find("\" at byte ") != std::string::npos);
+    CHECK(error.ends_with(" of a text of 301"));
   }
 }
 

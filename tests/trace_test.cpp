@@ -80,10 +80,16 @@ TEST_CASE_TEMPLATE("trace: layers in order, nested, with their costs", M, Refere
     CHECK(args["compress_ratio"] == ds4::models::tiny_flash::compress_ratios[layer]);
     CHECK(args["attention"] == (layer < 2 ? "sliding" : layer % 2 == 0 ? "csa" : "hca"));
     CHECK(args["router"] == (layer < 3 ? "hash" : "learned"));
-    auto picks = golden.indices("layers." + std::to_string(layer) + ".mlp.router_indices");
+    if (i >= 7) {  // one token
+      CHECK(args["experts"] == 2);
+      continue;
+    }
+    const std::string name = "layers." + std::to_string(layer) + ".mlp.router_indices";
+    if (!golden.has(name)) continue;  // the golden data have the first layer of each kind
+    auto picks = golden.indices(name);
     std::ranges::sort(picks);
     picks.erase(std::ranges::unique(picks).begin(), picks.end());
-    CHECK(args["experts"] == (i < 7 ? picks.size() : 2));
+    CHECK(args["experts"] == picks.size());
   }
 
   // Every event lies inside the one before it that has not ended, or behind it.

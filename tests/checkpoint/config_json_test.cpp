@@ -171,6 +171,7 @@ TEST_CASE("config.json: rates follow from the ratios where they are not stated")
         "ds4: file: compress_ratios: expected at most two different ratios above 0, or "
         "compress_rates, found [4, 8, 16, 0]");
   auto json = release();
+  json["compress_ratios"] = {0, 4, 0, 0};
   json["compress_rates"] = {{"compressed_sparse_attention", 4},
                             {"heavily_compressed_attention", 32}};
   CHECK(read(json).compress_rates == ds4::CompressRates{4, 32});

@@ -39,7 +39,7 @@ TEST_CASE("program: check agrees, and says so in a line for each stage") {
   for (const char* part :
        {"simd beside the reference: 264 tokens; ", "; tolerance 0.0001\n", "\nattn_hc.collapsed ",
         "\nattn.q_rope ", "\ncompressor.kv ", "\nindexer.kv ", "\nlogits ",
-        "\nmlp.router_indices     1848 ", "\nindexer.topk            792 ", "\nworst: layer ",
+        "\nmlp.router_indices  1848 ", "\nindexer.topk         792 ", "\nworst: layer ",
         "\nlargest logit: the same token for 264 of 264\nevery stage is within the tolerance\n"}) {
     CAPTURE(part);
     CHECK(contains(simd.out, part));
@@ -97,7 +97,7 @@ TEST_CASE("program: check finds what another checkpoint has otherwise") {
   const Result json = ds4_program({"check", "--model", changed, "--against", kTinyFlash, "--json"});
   CHECK(json.code == 1);
   CHECK(Json::parse(json.out)["passed"] == false);
-  CHECK(contains(Json::parse(json.out)["verdict"], "layer 4 attn.o_a"));
+  CHECK(contains(Json::parse(json.out)["verdict"].get<std::string>(), "layer 4 attn.o_a"));
 
   failing({"check", "--model", kTinyFlash, "--tolerance", "1e-9"},
           "past the tolerance: layer 0 attn_hc.");

@@ -381,7 +381,7 @@ TEST_CASE("errors: requests of the peer protocol") {
   for (const Case& c :
        {Case{"", "standard input: expected JSON, found "},
         Case{"{", "standard input: expected JSON, found "},
-        Case{"[]", "standard input: a request: expected an object, found an array\n"},
+        Case{"[]", "standard input: a request: expected an object, found an array of 0\n"},
         Case{"{}", "standard input: a request without op\n"},
         Case{R"({"op":5})", "standard input: op: expected a string, found 5\n"},
         Case{R"({"op":"fly"})",

@@ -63,8 +63,8 @@ inline Result shell(const std::string& command, std::string_view input = "") {
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(dir / "out"), read(dir / "err")};
 }
 
-/// Runs the program with these arguments, as they are.
-inline Result ds4_program(const std::vector<std::string>& arguments, std::string_view input = "") {
+/// The command line that gives the program these arguments, as they are.
+inline std::string command_line(const std::vector<std::string>& arguments) {
   std::string command = "\"$ds4\"";
   for (std::string argument : arguments) {
     for (std::size_t at = 0; (at = argument.find('\'', at)) != std::string::npos; at += 4) {
@@ -72,7 +72,12 @@ inline Result ds4_program(const std::vector<std::string>& arguments, std::string
     }
     command += " '" + argument + "'";
   }
-  return shell(command, input);
+  return command;
+}
+
+/// Runs the program with these arguments.
+inline Result ds4_program(const std::vector<std::string>& arguments, std::string_view input = "") {
+  return shell(command_line(arguments), input);
 }
 
 inline bool contains(std::string_view text, std::string_view part) {

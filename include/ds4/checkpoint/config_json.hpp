@@ -398,8 +398,6 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
   expect(values.num_hash_layers <= values.num_hidden_layers, "num_hash_layers",
          "at most num_hidden_layers, " + field_text(values.num_hidden_layers),
          values.num_hash_layers);
-  expect(values.num_nextn_predict_layers <= 1, "num_nextn_predict_layers", "0 or 1",
-         values.num_nextn_predict_layers);
   const CompressRates& rates = values.compress_rates;
   expect(rates.compressed_sparse_attention != rates.heavily_compressed_attention,
          "compress_rates.heavily_compressed_attention",
@@ -444,6 +442,10 @@ inline ConfigValues config_from_json(std::string_view where, const nlohmann::jso
       },
       values);
   values.num_nextn_predict_layers = file.get<std::size_t>("num_nextn_predict_layers").value_or(0);
+  if (values.num_nextn_predict_layers > 1) {
+    file.reject("num_nextn_predict_layers", "0 or 1",
+                std::to_string(values.num_nextn_predict_layers));
+  }
   read_attention_kinds(file, values);
   read_router_kinds(file, values);
   read_rotary(file, values);

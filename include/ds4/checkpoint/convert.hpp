@@ -198,17 +198,6 @@ inline std::vector<TensorToConvert> tensors_to_convert(const ConfigValues& confi
                                                        const Checkpoint& checkpoint,
                                                        StorageFormat format,
                                                        Conversion& conversion) {
-  // What would make the list of tensors absurd before it can be compared.
-  const std::string where = printable_path(checkpoint.path() / "config.json");
-  const std::size_t count = checkpoint.tensors().size();
-  if (config.o_groups == 0) throw Error(where, "o_groups: expected at least 1, found 0");
-  if (config.n_routed_experts > count || config.num_nextn_predict_layers > count) {
-    throw Error(where, "expected at most as many experts and extra layers as there are tensors, " +
-                           std::to_string(count) + ", found " +
-                           std::to_string(config.n_routed_experts) + " and " +
-                           std::to_string(config.num_nextn_predict_layers));
-  }
-
   TensorReader reader(checkpoint);
   conversion.has_dspark = config.has_dspark;
   if (config.has_dspark || config.num_nextn_predict_layers == 0) {

@@ -7,17 +7,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include <ds4/checkpoint/checkpoint_writer.hpp>
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
@@ -140,7 +140,7 @@ inline ConfigValues truncated(ConfigValues config, std::size_t layers) {
 /// Writes a random checkpoint of a configuration to the folder `out`, which is made: config.json
 /// and model.safetensors in the release's names. The values are a function of configuration, seed
 /// and format. `progress` is called with bytes written and bytes in all. Throws ds4::Error if the
-/// folder cannot be written.
+/// folder holds a checkpoint or cannot be written.
 inline void synthesise(const ConfigValues& config, StorageFormat format, std::uint64_t seed,
                        const std::filesystem::path& out,
                        const std::function<void(std::size_t, std::size_t)>& progress = {}) {
@@ -154,19 +154,22 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
       specs.push_back(std::move(spec));
     }
   }
-  std::error_code error;
-  std::filesystem::create_directories(out, error);
-  if (error) throw Error(detail::printable_path(out), "cannot create: " + error.message());
-  SafetensorsWriter writer(out / "model.safetensors", specs, {{"format", "pt"}});
+  constexpr std::size_t kOneFile = std::numeric_limits<std::size_t>::max();
+  CheckpointWriter writer(out, {std::move(specs)}, kOneFile);
 
   constexpr std::size_t kPiece = 1 << 16;
   std::size_t written = 0;
+  std::size_t current = 0;  // among the stored tensors
   std::vector<std::byte> piece;
   const auto flush = [&] {
-    writer.write(piece);
+    writer.write(0, current, piece);
     written += piece.size();
     piece.clear();
     if (progress) progress(written, total);
+  };
+  const auto end_tensor = [&] {
+    flush();
+    ++current;
   };
   const auto put = [&](const auto& value) {
     const auto* bytes = reinterpret_cast<const std::byte*>(&value);
@@ -190,7 +193,7 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
         }
         if (piece.size() >= kPiece) flush();
       }
-      flush();
+      end_tensor();
       continue;
     }
     const auto [mean, deviation] = detail::synth_scale(tensor);
@@ -208,7 +211,7 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
           }
           if (piece.size() >= kPiece) flush();
         }
-        flush();
+        end_tensor();
       }
       continue;
     }
@@ -226,13 +229,9 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
       }
       if (piece.size() >= kPiece) flush();
     }
-    flush();
+    end_tensor();
   }
-  std::ofstream text(out / "config.json", std::ios::binary);
-  text << config_json(config);
-  text.close();
-  if (!text) throw Error(detail::printable_path(out / "config.json"), "cannot be written");
-  writer.finish();
+  writer.finish({{"config.json", config_json(config)}});
 }
 
 }  // namespace ds4::inline v0_1
