@@ -445,6 +445,7 @@ inline ConfigValues config_from_json(std::string_view where, const nlohmann::jso
   if (values.num_nextn_predict_layers > 1) {
     file.reject("num_nextn_predict_layers", "0 or 1",
                 std::to_string(values.num_nextn_predict_layers));
+    values.num_nextn_predict_layers = 1;  // for what is checked behind it
   }
   read_attention_kinds(file, values);
   read_router_kinds(file, values);
