@@ -1,0 +1,72 @@
+// Fuzz target: a session's file, as it is and with its beginnings and its checksums set right.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <string_view>
+
+#include <fuzz/fuzz.hpp>
+#include <fuzz/small_state.hpp>
+
+#include <ds4/session.hpp>
+
+namespace {
+
+using ds4::fuzz::State;
+
+constexpr std::size_t kBeginning = 8 + 4;  // magic, version
+
+/// The session with the state in it repaired, and a checksum of the other pieces in its place.
+std::string repaired(std::string_view bytes) {
+  if (bytes.size() < kBeginning) return std::string(bytes);
+  std::string out(ds4::detail::kSessionMagic.begin(), ds4::detail::kSessionMagic.end());
+  const std::uint32_t version = ds4::detail::kSessionVersion;
+  out.append(reinterpret_cast<const char*>(&version), sizeof version);
+  out += ds4::fuzz::repaired_state(bytes.substr(kBeginning));
+
+  const auto in_state =
+      ds4::fuzz::pieces_of(std::string_view(out).substr(kBeginning),
+                           [](std::istream& stream) { State::deserialise(stream); });
+  const auto sizes = ds4::fuzz::pieces_of(out, [](std::istream& stream) {
+    ds4::detail::read_session<State>(stream, "session");
+  });
+  ds4::detail::Checksum sum;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i + 1 < sizes.size(); ++i) {
+    const bool is_state = i >= 2 && i < 2 + in_state.size();
+    if (!is_state) sum.add(std::as_bytes(std::span(out).subspan(at, sizes[i])));
+    at += sizes[i];
+  }
+  // Nothing to mend where not even the state can be read.
+  if (sizes.size() > 2 + in_state.size()) ds4::fuzz::put_checksum(out, at, sum);
+  return out;
+}
+
+void read(const std::string& bytes) {
+  using namespace ds4;
+  fuzz::result_or_error([&] {
+    std::istringstream stream(bytes);
+    const Session<State> session = detail::read_session<State>(stream, "session");
+    // A session that was read is one that can be continued.
+    fuzz::require(session.pending().size() == session.ids.size() - session.state.position,
+                  "tokens that are neither taken in nor pending");
+    fuzz::require(std::ranges::all_of(session.ids,
+                                      [](std::int32_t id) {
+                                        return id >= 0 && static_cast<std::size_t>(id) <
+                                                              State::Config::vocab_size;
+                                      }),
+                  "an id outside the vocabulary");
+    fuzz::require(bytes.find(fuzz::saved(session.state)) == kBeginning,
+                  "a state that is not what the file says");
+  });
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string bytes(reinterpret_cast<const char*>(data), size);
+  read(bytes);
+  if (const std::string other = repaired(bytes); other != bytes) read(other);
+  return 0;
+}
