@@ -28,9 +28,8 @@ std::string repaired(std::string_view bytes) {
   const auto in_state =
       ds4::fuzz::pieces_of(std::string_view(out).substr(kBeginning),
                            [](std::istream& stream) { State::deserialise(stream); });
-  const auto sizes = ds4::fuzz::pieces_of(out, [](std::istream& stream) {
-    ds4::detail::read_session<State>(stream, "session");
-  });
+  const auto sizes = ds4::fuzz::pieces_of(
+      out, [](std::istream& stream) { ds4::detail::read_session<State>(stream, "session"); });
   ds4::detail::Checksum sum;
   std::size_t at = 0;
   for (std::size_t i = 0; i + 1 < sizes.size(); ++i) {
