@@ -21,6 +21,7 @@ namespace ds4::inline v0_1 {
 
 /// What one query attends to in one layer.
 struct Attended {
+  /// Of the model.
   LayerInfo layer;
   std::vector<std::size_t> window;   ///< positions of the tokens, ascending
   std::vector<std::size_t> entries;  ///< compressed entries, ascending; of CSA the indexer's picks
@@ -49,6 +50,7 @@ class AttentionProbe final : public StageObserver<T> {
            (stage == "attn.q_rope" || stage == "attn.kv_rope" || stage == "compressor.kv" ||
             stage == "indexer.topk" || stage == "attn.out_unrotated");
   }
+  /// Takes what it needs of the stages.
   void values(std::size_t layer, std::string_view stage, std::span<const T> values) override;
   void indices(std::size_t layer, std::string_view stage,
                std::span<const std::int32_t> picks) override;
@@ -57,6 +59,7 @@ class AttentionProbe final : public StageObserver<T> {
     assert(segments.size() == 1);
     pass_ = segments.front();
   }
+  /// Notes the layer's kind.
   void begin_layer(const LayerInfo& info) override { layer_ = info; }
 
  private:

@@ -16,11 +16,14 @@
 
 namespace ds4::inline v0_1 {
 
+/// Who says something.
 enum class ChatRole : std::uint8_t { system, user, assistant };
 
 /// One message of a chat, without any special token.
 struct ChatMessage {
+  /// Who says it.
   ChatRole role = ChatRole::user;
+  /// What is said.
   std::string content;
   std::string reasoning = {};  ///< of an assistant that thought first
 };
@@ -52,7 +55,9 @@ class ChatEncoding {
   explicit ChatEncoding(const Tokenizer& tokenizer);
   explicit ChatEncoding(Tokenizer&&) = delete;  // it would not live long enough
 
+  /// The encoding's own tokens.
   const ChatTokens& tokens() const { return tokens_; }
+  /// What text is encoded with.
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
   /// The ids of a whole chat. Behind a user's message at its end stands what asks for the answer.
@@ -67,9 +72,9 @@ class ChatEncoding {
 
   /// The beginning of a chat, with the system text or none.
   std::vector<std::int32_t> opening(std::string_view system) const;
-  /// A user's message and what asks for the answer; the last id is <think> or </think>.
+  /// A user's message and what asks for the answer; the last id is \<think\> or \</think\>.
   std::vector<std::int32_t> user_turn(std::string_view text, bool thinking) const;
-  /// An earlier answer whose reasoning is dropped, behind the assistant token: </think>, its
+  /// An earlier answer whose reasoning is dropped, behind the assistant token: \</think\>, its
   /// content as it was generated, and the end.
   std::vector<std::int32_t> assistant_turn(std::span<const std::int32_t> content) const;
 
@@ -89,7 +94,9 @@ class TurnReader {
  public:
   /// Text that became complete, always valid UTF-8.
   struct Text {
+    /// Inside of the think tags.
     std::string reasoning;
+    /// The answer.
     std::string content;
   };
 
@@ -97,12 +104,13 @@ class TurnReader {
   TurnReader(const ChatEncoding& encoding, bool thinking)
       : tokens_(encoding.tokens()), decoder_(encoding.tokenizer()), in_reasoning_(thinking) {}
 
-  /// Takes the next id. Only the first </think> of a turn that thinks ends the reasoning. What
+  /// Takes the next id. Only the first \</think\> of a turn that thinks ends the reasoning. What
   /// follows the end token does not count. Throws Error for an id without a token.
   Text push(std::int32_t id);
   /// What is still held back of an unfinished character; for a turn that is cut off.
   Text finish() { return add(decoder_.finish()); }
 
+  /// Whether what comes next is reasoning.
   bool in_reasoning() const { return in_reasoning_; }
   bool ended() const { return ended_; }  ///< the end token has come
   /// What was read so far.

@@ -24,7 +24,9 @@ inline constexpr double kBehindTolerance = 1.0;
 /// Errors of some rows of a stage, in units of StageCheck::unit; infinite where a value is not a
 /// number.
 struct RowErrors {
+  /// Rows that were compared.
   std::size_t rows = 0;
+  /// The largest error of a value.
   double largest = 0.0;
   std::size_t largest_token = 0;  ///< where the largest is
   double mean = 0.0;              ///< over all values
@@ -64,9 +66,11 @@ struct StageCheck {
 
 /// What check_backend found.
 struct CheckReport {
+  /// Tokens that were compared.
   std::size_t tokens = 0;
   std::vector<StageCheck> stages;  ///< in the order of a pass; the logits last
   std::size_t same_top = 0;        ///< tokens whose largest logit is the same
+  /// The first token whose largest logit is another.
   std::optional<std::size_t> first_other_top;
 
   /// The first stage that is past a tolerance, or nullptr.
@@ -75,6 +79,7 @@ struct CheckReport {
         std::ranges::find_if(stages, [](const StageCheck& s) { return !s.problem.empty(); });
     return found == stages.end() ? nullptr : &*found;
   }
+  /// Whether nothing is past a tolerance.
   bool passed() const { return first_past() == nullptr; }
 };
 

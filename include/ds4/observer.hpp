@@ -14,9 +14,13 @@ namespace ds4::inline v0_1 {
 
 /// A decoder layer as a pass runs it.
 struct LayerInfo {
+  /// Its number.
   std::size_t layer;
+  /// 0, or the tokens to an entry.
   std::size_t compress_ratio;
+  /// What its queries see.
   AttentionKind attention;
+  /// How its experts are picked.
   RouterKind router;
 };
 
@@ -44,8 +48,11 @@ class StageObserver {
 
   /// A pass over these segments, of which `logits` rows reach the head.
   virtual void begin_pass(std::span<const Segment> /*segments*/, std::size_t /*logits*/) {}
+  /// A layer begins.
   virtual void begin_layer(const LayerInfo& /*layer*/) {}
+  /// A region begins.
   virtual void begin_region(std::string_view /*name*/) {}
+  /// The part that began last and has not ended is done.
   virtual void end() noexcept {}
 };
 

@@ -20,12 +20,15 @@ namespace ds4::inline v0_1 {
 template <Backend B>
 class PassRegion {
  public:
+  /// Who is told.
   using Observer = StageObserver<typename B::Scalar>;
 
+  /// A region.
   PassRegion(B& backend, Observer* observer, std::string_view name)
       : backend_(backend), observer_(observer), marked_(backend.region(name)) {
     if (is_told()) observer_->begin_region(name);
   }
+  /// A layer.
   PassRegion(B& backend, Observer* observer, const LayerInfo& layer)
       : backend_(backend),
         observer_(observer),
@@ -33,6 +36,7 @@ class PassRegion {
                                name_of(layer.router))) {
     if (is_told()) observer_->begin_layer(layer);
   }
+  /// A whole pass.
   PassRegion(B& backend, Observer* observer, std::span<const Segment> segments, std::size_t logits)
       : backend_(backend), observer_(observer), marked_(backend.region("pass")) {
     if (is_told()) observer_->begin_pass(segments, logits);
@@ -80,6 +84,7 @@ struct Pass {
 
   /// Marks a part of the pass; a layer.
   PassRegion<B> region(std::string_view name) const { return {backend, observer, name}; }
+  /// The same for a layer.
   PassRegion<B> region(const LayerInfo& info) const { return {backend, observer, info}; }
 
   /// Shows a stage's result to the observer, if there is one that wants it.

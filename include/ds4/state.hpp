@@ -33,6 +33,7 @@ class State {
   };
 
  public:
+  /// What it is a state for.
   using Config = C;
   /// A state for each layer.
   using Layers = LayerSequence<C, LayerStates>;

@@ -32,6 +32,7 @@ namespace ds4::inline v0_1 {
 template <class T = float>
 class Trace final : public StageObserver<T> {
  public:
+  /// Keeps members in their order.
   using Json = nlohmann::ordered_json;
 
   /// For passes of the model with this configuration and checkpoint, which has to outlive the
@@ -45,6 +46,7 @@ class Trace final : public StageObserver<T> {
   bool wants(std::size_t, std::string_view stage) const override {
     return stage == "mlp.router_indices";
   }
+  /// Stages are not recorded.
   void values(std::size_t, std::string_view, std::span<const T>) override {}
   void indices(std::size_t, std::string_view, std::span<const std::int32_t> picks) override {
     std::vector<std::int32_t> experts(picks.begin(), picks.end());
@@ -57,11 +59,13 @@ class Trace final : public StageObserver<T> {
     passes_.push_back({{segments.begin(), segments.end()}, logits});
     begin({.kind = Kind::pass});
   }
+  /// Begins an event.
   void begin_layer(const LayerInfo& info) override {
     layers_.push_back({info, 0});
     hyper_connections_ = 0;
     begin({.kind = Kind::layer, .weights = "layers." + std::to_string(info.layer) + "."});
   }
+  /// Begins an event.
   void begin_region(std::string_view name) override {
     Event event{.kind = Kind::region, .name = std::string(name)};
     const Event& parent = events_[open_.back()];
@@ -72,6 +76,7 @@ class Trace final : public StageObserver<T> {
     }
     begin(std::move(event));
   }
+  /// Ends the event that began last.
   void end() noexcept override {
     events_[open_.back()].end = Clock::now();
     open_.pop_back();

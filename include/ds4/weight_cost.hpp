@@ -12,6 +12,7 @@
 
 namespace ds4::inline v0_1 {
 
+/// What reading and multiplying weights takes.
 struct WeightCost {
   double bytes = 0.0;  ///< as stored, each weight that is needed read once, scales included
   double flops = 0.0;  ///< two per weight that a token meets
