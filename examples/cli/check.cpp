@@ -190,8 +190,10 @@ std::string worst_stages(const CheckReport& report) {
   for (const StageCheck& stage : report.stages) {
     if (!stage.picks && stage.clean.largest > 0.0) worst.push_back(&stage);
   }
-  std::ranges::stable_sort(worst, std::ranges::greater{},
-                           [](const StageCheck* stage) { return stage->clean.largest; });
+  // Of equals the earlier one first: the pointers are into one vector.
+  std::ranges::sort(worst, [](const StageCheck* a, const StageCheck* b) {
+    return a->clean.largest != b->clean.largest ? a->clean.largest > b->clean.largest : a < b;
+  });
   worst.resize(std::min(worst.size(), kShown));
   std::string text;
   for (const StageCheck* stage : worst) {

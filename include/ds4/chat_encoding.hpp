@@ -159,7 +159,7 @@ inline ChatEncoding::ChatEncoding(const Tokenizer& tokenizer) : tokenizer_(&toke
     throw Error("tokenizer", "expected the tokens of the chat encoding, found no " + missing);
   }
   for (const auto& [spelling, member] : detail::kChatTokens) {
-    const std::int32_t id = *tokenizer.token_to_id(spelling);
+    const std::int32_t id = tokenizer.token_to_id(spelling).value_or(-1);  // none is missing
     if (std::ranges::count(tokenizer.encode_plain(spelling), id) != 0) {
       throw Error("tokenizer", "expected " + std::string(spelling) +
                                    " as an added token, found one that texts contain");

@@ -275,10 +275,13 @@ inline Tokenizer Tokenizer::load(const std::filesystem::path& dir_or_file) {
 inline void Tokenizer::add_vocab(const detail::TokenizerFile& file,
                                  const detail::TokenizerFileReader& reader) {
   // Once, to the size that it takes in the end: a single large id makes a large table.
-  std::int32_t last = -1;
-  for (const auto& [spelling, id] : file.vocab) last = std::max(last, id);
-  for (const detail::AddedToken& added : file.added_tokens) last = std::max(last, added.id);
-  tokens_.resize(static_cast<std::size_t>(last + 1));
+  std::size_t size = 0;
+  const auto grow = [&](std::int32_t id) {
+    size = std::max(size, static_cast<std::size_t>(id) + 1);
+  };
+  for (const auto& [spelling, id] : file.vocab) grow(id);
+  for (const detail::AddedToken& added : file.added_tokens) grow(added.id);
+  tokens_.resize(size);
   ids_.reserve(file.vocab.size() + file.added_tokens.size());
   for (const auto& [spelling, id] : file.vocab) {
     const auto index = static_cast<std::size_t>(id);
