@@ -397,16 +397,21 @@ TEST_CASE("tokenizer: a regular expression without JIT, beyond the JIT's stack a
   CHECK(load(small_file("(?:(a)|(b))*b?")).encode(text).size() == text.size());
 
   // An exponential search; many searches that each end, but not soon; one that takes memory.
-  for (const char* regex : {"(a+)+$", "(*NO_JIT)(a+)+$", "a*a*a*a*[cx]", "(?:a?){128}a{50}",
-                            "(*NO_JIT)(?:a?){128}a{50}", "(?:(?R)|a)+[cx]"}) {
-    CAPTURE(regex);
+  struct Case {
+    const char* regex;
+    std::size_t at;  // where the search begins that does not end: (?:a?){128}a{50} matches once
+  };
+  for (const auto& [regex, at] :
+       {Case{"(a+)+$", 0}, Case{"(*NO_JIT)(a+)+$", 0}, Case{"a*a*a*a*[cx]", 0},
+        Case{"(?:a?){128}a{50}", 178}, Case{"(*NO_JIT)(?:a?){128}a{50}", 178},
+        Case{"(?:(?R)|a)+[cx]", 0}}) {
+    CAPTURE(std::string(regex));
     const Tokenizer endless = load(small_file(regex));
     const std::string error = error_of([&] { endless.encode(std::string(300, 'a') + "b"); });
     CHECK(
         error.starts_with("ds4: encode: expected the tokenizer's regular expressions to take at "
                           "most 519264 steps, found \""));
-    CHECK(error.find("\" at byte ") != std::string::npos);
-    CHECK(error.ends_with(" of a text of 301"));
+    CHECK(error.ends_with("\" at byte " + std::to_string(at) + " of a text of 301"));
   }
 }
 

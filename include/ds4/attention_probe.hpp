@@ -21,8 +21,7 @@ namespace ds4::inline v0_1 {
 
 /// What one query attends to in one layer.
 struct Attended {
-  /// Of the model.
-  LayerInfo layer;
+  LayerInfo layer;                   ///< of the model
   std::vector<std::size_t> window;   ///< positions of the tokens, ascending
   std::vector<std::size_t> entries;  ///< compressed entries, ascending; of CSA the indexer's picks
   std::size_t visible = 0;           ///< compressed entries that the query could see

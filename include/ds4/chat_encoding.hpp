@@ -21,11 +21,9 @@ enum class ChatRole : std::uint8_t { system, user, assistant };
 
 /// One message of a chat, without any special token.
 struct ChatMessage {
-  /// Who says it.
-  ChatRole role = ChatRole::user;
-  /// What is said.
-  std::string content;
-  std::string reasoning = {};  ///< of an assistant that thought first
+  ChatRole role = ChatRole::user;  ///< who says it
+  std::string content;             ///< what is said
+  std::string reasoning = {};      ///< of an assistant that thought first
 };
 
 /// How the next turn is asked for.
@@ -94,10 +92,8 @@ class TurnReader {
  public:
   /// Text that became complete, always valid UTF-8.
   struct Text {
-    /// Inside of the think tags.
-    std::string reasoning;
-    /// The answer.
-    std::string content;
+    std::string reasoning;  ///< inside of the think tags
+    std::string content;    ///< the answer
   };
 
   /// A turn behind user_turn(text, thinking).

@@ -19,8 +19,7 @@ namespace ds4::inline v0_1 {
 
 /// How check_backend compares.
 struct CheckOptions {
-  /// Of the largest error of a row; see check_report.hpp.
-  double tolerance = kFloat32Tolerance;
+  double tolerance = kFloat32Tolerance;  ///< of the largest error of a row; see check_report.hpp
   /// Tokens of the passes, at least 1 each, the last one repeating. They bound the memory, which is
   /// that of one stage and of the logits.
   std::vector<std::size_t> passes = {512};

@@ -24,10 +24,8 @@ inline constexpr double kBehindTolerance = 1.0;
 /// Errors of some rows of a stage, in units of StageCheck::unit; infinite where a value is not a
 /// number.
 struct RowErrors {
-  /// Rows that were compared.
-  std::size_t rows = 0;
-  /// The largest error of a value.
-  double largest = 0.0;
+  std::size_t rows = 0;           ///< rows that were compared
+  double largest = 0.0;           ///< the largest error of a value
   std::size_t largest_token = 0;  ///< where the largest is
   double mean = 0.0;              ///< over all values
   std::size_t differing = 0;      ///< rows with any error; of picks: with other picks
@@ -66,12 +64,10 @@ struct StageCheck {
 
 /// What check_backend found.
 struct CheckReport {
-  /// Tokens that were compared.
-  std::size_t tokens = 0;
-  std::vector<StageCheck> stages;  ///< in the order of a pass; the logits last
-  std::size_t same_top = 0;        ///< tokens whose largest logit is the same
-  /// The first token whose largest logit is another.
-  std::optional<std::size_t> first_other_top;
+  std::size_t tokens = 0;                      ///< tokens that were compared
+  std::vector<StageCheck> stages;              ///< in the order of a pass; the logits last
+  std::size_t same_top = 0;                    ///< tokens whose largest logit is the same
+  std::optional<std::size_t> first_other_top;  ///< the first token whose largest logit is another
 
   /// The first stage that is past a tolerance, or nullptr.
   const StageCheck* first_past() const {

@@ -14,14 +14,10 @@ namespace ds4::inline v0_1 {
 
 /// A decoder layer as a pass runs it.
 struct LayerInfo {
-  /// Its number.
-  std::size_t layer;
-  /// 0, or the tokens to an entry.
-  std::size_t compress_ratio;
-  /// What its queries see.
-  AttentionKind attention;
-  /// How its experts are picked.
-  RouterKind router;
+  std::size_t layer;           ///< its number
+  std::size_t compress_ratio;  ///< 0, or the tokens to an entry
+  AttentionKind attention;     ///< what its queries see
+  RouterKind router;           ///< how its experts are picked
 };
 
 /// Called during a pass with each stage's result, row-major with one leading row per token (or per

@@ -31,10 +31,8 @@ namespace ds4::inline v0_1 {
 /// them. The others, if any, are still to be taken in: prefill(state, pending()).
 template <class State>
 struct Session {
-  /// All tokens.
-  std::vector<std::int32_t> ids;
-  /// Has taken in the first state.position of them.
-  State state;
+  std::vector<std::int32_t> ids;  ///< all tokens
+  State state;                    ///< has taken in the first state.position of them.
 
   /// The tokens that are still to be taken in.
   std::span<const std::int32_t> pending() const { return std::span(ids).subspan(state.position); }

@@ -586,6 +586,9 @@ TEST_CASE("convert: a wrong source is one error, before anything is written") {
   copy.config["n_routed_experts"] = 2'000'000'000;
   expect(copy,
          "/config.json: n_routed_experts: expected at most 131072 in all layers, found 2000000000");
+  copy.config["n_routed_experts"] = 10'000;
+  expect(copy, "/config.json: n_routed_experts: expected at most as many as there are tensors, " +
+                   std::to_string(copy.tensors.size()) + ", found 10000");
 }
 
 TEST_CASE("convert: neither the source's folder nor another checkpoint is written to") {

@@ -30,15 +30,10 @@ std::string repaired(std::string_view bytes) {
                            [](std::istream& stream) { State::deserialise(stream); });
   const auto sizes = ds4::fuzz::pieces_of(
       out, [](std::istream& stream) { ds4::detail::read_session<State>(stream, "session"); });
-  ds4::detail::Checksum sum;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i + 1 < sizes.size(); ++i) {
-    const bool is_state = i >= 2 && i < 2 + in_state.size();
-    if (!is_state) sum.add(std::as_bytes(std::span(out).subspan(at, sizes[i])));
-    at += sizes[i];
+  // The state is behind magic and version; where it cannot be read, nothing else is mended.
+  if (sizes.size() > 2 + in_state.size()) {
+    ds4::fuzz::repair_checksum(out, sizes, 2, in_state.size());
   }
-  // Nothing to mend where not even the state can be read.
-  if (sizes.size() > 2 + in_state.size()) ds4::fuzz::put_checksum(out, at, sum);
   return out;
 }
 

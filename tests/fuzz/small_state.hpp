@@ -86,7 +86,8 @@ class Pieces : public std::streambuf {
   std::vector<std::size_t> sizes_;
 };
 
-/// Where the pieces are that `read` takes from a stream of these bytes, whether or not it throws.
+/// The sizes of the pieces that `read` takes from a stream of these bytes, whether or not it
+/// throws.
 template <class Read>
 std::vector<std::size_t> pieces_of(std::string_view bytes, Read&& read) {
   Pieces pieces(bytes);
@@ -98,8 +99,17 @@ std::vector<std::size_t> pieces_of(std::string_view bytes, Read&& read) {
   return pieces.sizes();
 }
 
-/// Puts the value of a checksum at a position, behind the end if need be.
-inline void put_checksum(std::string& bytes, std::size_t at, const detail::Checksum& sum) {
+/// Puts the checksum of the pieces before the last one, but for `others` of them from number
+/// `first` on, where the last one is, behind the end of the bytes if need be.
+inline void repair_checksum(std::string& bytes, const std::vector<std::size_t>& pieces,
+                            std::size_t first = 0, std::size_t others = 0) {
+  detail::Checksum sum;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i + 1 < pieces.size(); ++i) {
+    const bool is_other = i >= first && i < first + others;
+    if (!is_other) sum.add(std::as_bytes(std::span(bytes).subspan(at, pieces[i])));
+    at += pieces[i];
+  }
   const std::uint64_t value = sum.value();
   if (bytes.size() < at + sizeof value) bytes.resize(at + sizeof value);
   std::memcpy(bytes.data() + at, &value, sizeof value);
@@ -112,14 +122,7 @@ inline std::string repaired_state(std::string_view bytes) {
   constexpr std::size_t kBeginning = 8 + 4 + 8;  // magic, version, fingerprint
   if (bytes.size() < kBeginning) return std::string(bytes);
   std::string out = empty.substr(0, kBeginning) + std::string(bytes.substr(kBeginning));
-  const auto sizes = pieces_of(out, [](std::istream& stream) { State::deserialise(stream); });
-  detail::Checksum sum;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i + 1 < sizes.size(); ++i) {
-    sum.add(std::as_bytes(std::span(out).subspan(at, sizes[i])));
-    at += sizes[i];
-  }
-  put_checksum(out, at, sum);
+  repair_checksum(out, pieces_of(out, [](std::istream& in) { State::deserialise(in); }));
   return out;
 }
 

@@ -198,6 +198,14 @@ inline std::vector<TensorToConvert> tensors_to_convert(const ConfigValues& confi
                                                        const Checkpoint& checkpoint,
                                                        StorageFormat format,
                                                        Conversion& conversion) {
+  // What would make the list of tensors absurd before it can be compared.
+  const std::size_t count = checkpoint.tensors().size();
+  if (config.n_routed_experts > count) {
+    throw Error(printable_path(checkpoint.path() / "config.json"),
+                "n_routed_experts: expected at most as many as there are tensors, " +
+                    std::to_string(count) + ", found " + std::to_string(config.n_routed_experts));
+  }
+
   TensorReader reader(checkpoint);
   conversion.has_dspark = config.has_dspark;
   if (config.has_dspark || config.num_nextn_predict_layers == 0) {
