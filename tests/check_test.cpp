@@ -144,7 +144,7 @@ TEST_CASE("check: SIMD agrees with the reference") {
   auto reference = model_of<Reference>();
   const auto ids = check_ids(reference.config());
   for (const ds4::simd::Kernels* kernels : ds4::simd::available_kernels()) {
-    for (const std::size_t threads : {1, 2}) {
+    for (const std::size_t threads : {1U, 2U}) {
       CAPTURE(kernels->name);
       auto model = ds4::Model<TinyFlash, ds4::Simd>::load(
           ds4::test::data_dir("tiny-flash"),
