@@ -118,7 +118,7 @@ TEST_CASE("session: every truncation and every flipped byte is refused in one li
   std::mt19937 random(23);
   for (std::size_t at = 0; at < bytes.size(); ++at) {
     std::string flipped = bytes;
-    flipped[at] = static_cast<char>(flipped[at] ^ (1 + random() % 255));
+    flipped[at] = static_cast<char>(flipped[at] ^ static_cast<char>(1 + random() % 255));
     if (load_error<TinyFlashSimd>(dir, flipped).empty()) ++accepted;
   }
   CHECK(accepted == 0);

@@ -123,7 +123,7 @@ AnyState ModelOf<C, B>::random_state(std::size_t position) {
       log.append_row(row.data());
     }
   });
-  state.advance(position - state.position);
+  state.advance(std::vector<std::int32_t>(position - state.position));
   return state;
 }
 

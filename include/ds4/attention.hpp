@@ -111,10 +111,38 @@ struct Attention {
     if constexpr (kIndexed) visitor.group("indexer.", indexer);
   }
 
+  /// Adds the rotated kv rows of the normed input x [S, D] to the windows; one state per segment of
+  /// the pass.
+  void append_window(const Pass<C, B>& pass, RowsView<const T, D> x,
+                     std::span<State* const> states) const;
+  /// What no later query can see of the windows goes.
+  void forget_window(const Pass<C, B>& pass, std::span<State* const> states) const {
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      ops::forget_before(pass.backend, states[i]->window,
+                         first_in_window(pass.segments[i].earliest()));
+    }
+  }
+
   /// out [S, D] for the normed input x [S, D]; one state per segment of the pass.
   void forward(const Pass<C, B>& pass, RowsView<T, D> out, RowsView<const T, D> x,
                std::span<State* const> states) const;
 };
+
+template <ModelConfig C, std::size_t Ratio, Backend B>
+void Attention<C, Ratio, B>::append_window(const Pass<C, B>& pass, RowsView<const T, D> x,
+                                           std::span<State* const> states) const {
+  B& backend = pass.backend;
+  auto scratch = backend.scratch();
+  auto kv = scratch.template rows<d>(pass.rows());  // key and value are the same row
+  ops::linear(backend, kv, x, wkv);
+  ops::rms_norm(backend, kv, kv, kv_norm, C::rms_norm_eps);
+  ops::rotate(backend, kv.template as<1, d>(), pass.rotary(kKind));
+  pass.observe("attn.kv_rope", kv);
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    const Segment& segment = pass.segments[i];
+    ops::append(backend, states[i]->window, kv.rows(segment.first, segment.count));
+  }
+}
 
 template <ModelConfig C, std::size_t Ratio, Backend B>
 void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
@@ -137,12 +165,7 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   ops::rotate(backend, q, rotary);
   pass.observe("attn.q_rope", q);
 
-  auto kv = scratch.template rows<d>(S);  // key and value are the same row
-  ops::linear(backend, kv, x, wkv);
-  ops::rms_norm(backend, kv, kv, kv_norm, eps);
-  ops::rotate(backend, kv.template as<1, d>(), rotary);
-  pass.observe("attn.kv_rope", kv);
-
+  append_window(pass, x, states);
   if constexpr (kCompressed) {
     auto entries = scratch.template array<typename Entries::State*>(states.size());
     for (std::size_t i = 0; i < states.size(); ++i) entries[i] = &states[i]->compressor;
@@ -157,8 +180,6 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
 
   auto sources = scratch.template array<KeySource<KeyLog>>(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) {
-    const Segment& segment = pass.segments[i];
-    ops::append(backend, states[i]->window, kv.rows(segment.first, segment.count));
     sources[i].window = &states[i]->window;
     if constexpr (kCompressed) sources[i].entries = &states[i]->compressor.entries;
   }
@@ -168,9 +189,7 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
     ops::attend<kKind, Ratio, C::sliding_window>(backend, o, q, attn_sink, picks, pass.segments,
                                                  std::span<const KeySource<KeyLog>>(sources));
   }
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    ops::forget_before(backend, states[i]->window, first_in_window(pass.segments[i].earliest()));
-  }
+  forget_window(pass, states);
   ops::rotate(backend, o, rotary, ops::Rotation::inverse);  // the value was rotated: undo it
   pass.observe("attn.out_unrotated", o);
 

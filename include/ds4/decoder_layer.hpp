@@ -49,7 +49,31 @@ struct DecoderLayer {
 
   /// Advances the streams X [S, N, D] by this layer, in place; one state per segment of the pass.
   void forward(const Pass<C, B>& pass, RowsView<T, N, D> X, std::span<State* const> states) const;
+
+  /// The part of `forward` that later tokens see of these: fills the states, X stays. For layers
+  /// that keep a window alone.
+  void append_window(const Pass<C, B>& pass, RowsView<const T, N, D> X,
+                     std::span<State* const> states) const
+    requires(Ratio == 0);
 };
+
+template <ModelConfig C, std::size_t Ratio, RouterKind Router, Backend B>
+void DecoderLayer<C, Ratio, Router, B>::append_window(const Pass<C, B>& pass,
+                                                      RowsView<const T, N, D> X,
+                                                      std::span<State* const> states) const
+  requires(Ratio == 0)
+{
+  const std::size_t S = pass.rows();
+  const auto region = pass.region(LayerInfo{pass.layer, Ratio, attention_kind<C>(Ratio), Router});
+  auto scratch = pass.backend.scratch();
+  auto c = scratch.template rows<D>(S);
+  auto post = scratch.template rows<N>(S);
+  auto comb = scratch.template rows<N, N>(S);
+  hc_attn.read(pass, c, post, comb, X);
+  ops::rms_norm(pass.backend, c, c, attn_norm, C::rms_norm_eps);
+  attn.append_window(pass, c, states);
+  attn.forget_window(pass, states);
+}
 
 template <ModelConfig C, std::size_t Ratio, RouterKind Router, Backend B>
 void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView<T, N, D> X,

@@ -176,8 +176,10 @@ constexpr void meter_attention(ScratchMeter& m, const Config& c, const PassShape
     m.linear(TensorRole::linear, c.hidden_size);
     m.rows(H * d);
     m.linear(TensorRole::linear, c.q_lora_rank);
-    m.rows(d);
-    m.linear(TensorRole::linear, c.hidden_size);
+    m.scope([&] {  // Attention::append_window
+      m.rows(d);
+      m.linear(TensorRole::linear, c.hidden_size);
+    });
     if (ratio != 0) {
       m.own(pass.sequences * sizeof(void*));
       meter_compressor(m, c, pass, d, indexed ? 2 * d : d, ratio);

@@ -106,6 +106,22 @@ class Model {
   /// Whether the checkpoint has a multi-token-prediction layer.
   bool has_mtp() const { return weights_->mtp.has_value(); }
 
+  /// Drafts the tokens that may follow `next`, itself the token that was chosen to follow what the
+  /// state has taken in: up to `count` of them, each chosen by choose(logits [V] of the
+  /// multi-token-prediction layer) and the first made from the state, the others from the layer's
+  /// own output. Fewer where the context ends, and none if the state does not keep drafts for long
+  /// enough (see State::keep_drafts). What the state has taken in stays as it is. Throws ds4::Error
+  /// if the model has no such layer, or for an id outside the vocabulary. Source: model.md 9.
+  template <class Choose>
+  std::vector<std::int32_t> draft(State& state, std::int32_t next, std::size_t count,
+                                  Choose&& choose);
+
+  /// The logits [n, V] of the multi-token-prediction layer at the last n positions before the
+  /// state's last: those that no draft and no call like this has reached yet, as far as the state
+  /// keeps drafts. Position t's predict token t + 2. Throws ds4::Error if the model has no such
+  /// layer. The observer, if any, sees the stages of a layer num_hidden_layers.
+  LogitsRows mtp_logits(State& state, StageObserver<Scalar>* observer = nullptr);
+
   /// The checkpoint that was loaded, its files mapped.
   const Checkpoint& checkpoint() const { return weights_->checkpoint; }
 
@@ -173,6 +189,8 @@ class Model {
       : backend_(std::move(backend)), weights_(std::move(weights)) {}
 
   static void check_input(const State& state, std::span<const std::int32_t> ids);
+  static void check_id(const std::string& where, std::int32_t id);
+  void check_mtp() const;
 
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
   /// y, the final norm's output [rows, D] of the tokens that get logits.
@@ -183,9 +201,22 @@ class Model {
   /// The pass itself, run by every lane of the backend, for the rows `wanted`.
   template <class Finish>
   void run_pass(B& backend, std::span<const std::int32_t> ids, std::span<const Segment> segments,
-                std::span<typename State::Layers* const> states,
+                std::span<typename State::Layers* const> layers, std::span<State* const> states,
                 std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
                 Finish&& finish) const;
+
+  /// Collapses the streams [rows, N, D] of tokens that get logits, norms them and calls finish.
+  template <class Finish>
+  void run_head(const Pass<C, B>& pass, const HyperHead<C, B>& hc_head,
+                const typename B::template Parameter<D>& norm, RowsView<const Element, N, D> last,
+                Finish&& finish) const;
+
+  /// The multi-token-prediction layer on the rows `first`, ... of a sequence, `next` the tokens that
+  /// follow each. Returns the logits [rows, V] of the last `rows` of them; of the others only what
+  /// these see is made. `chain`: the last one's streams stand for those of the next position.
+  LogitsRows run_mtp(State& state, std::size_t first, std::span<const std::int32_t> next,
+                     std::size_t rows, bool chain, StageObserver<Scalar>* observer)
+    requires(C::num_nextn_predict_layers > 0);
 
   B backend_;
   std::shared_ptr<const Weights> weights_;
@@ -226,16 +257,28 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
 template <ModelConfig C, Backend B>
 void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) {
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || static_cast<std::size_t>(ids[i]) >= V) {
-      throw Error("token " + std::to_string(i), "found id " + std::to_string(ids[i]) +
-                                                    ", expected 0 to " + std::to_string(V - 1));
-    }
-  }
+  for (std::size_t i = 0; i < ids.size(); ++i) check_id("token " + std::to_string(i), ids[i]);
   if (ids.size() > C::max_position_embeddings - state.position) {
     throw Error("context", "found " + std::to_string(state.position + ids.size()) +
                                " tokens, expected at most max_position_embeddings " +
                                std::to_string(C::max_position_embeddings));
+  }
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::check_id(const std::string& where, std::int32_t id) {
+  if (id < 0 || static_cast<std::size_t>(id) >= V) {
+    throw Error(where, "found id " + std::to_string(id) + ", expected 0 to " +
+                           std::to_string(V - 1));
+  }
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::check_mtp() const {
+  if (!has_mtp()) {
+    throw Error("draft", "expected a checkpoint with a multi-token-prediction layer, mtp.0.*, " +
+                             std::string(config().has_dspark ? "found a dspark drafter"
+                                                             : "found none"));
   }
 }
 
@@ -294,28 +337,33 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> wanted;  // rows that get logits
   std::vector<Segment> segments;
-  std::vector<typename State::Layers*> states;
+  std::vector<typename State::Layers*> layers;
+  std::vector<State*> states;
   for (const Sequence& sequence : batch) {
     segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position,
                         sequence.state->rollback_limit()});
-    states.push_back(&sequence.state->layers);
+    layers.push_back(&sequence.state->layers);
+    states.push_back(sequence.state);
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  backend_.run([&](B& lane) { run_pass(lane, ids, segments, states, wanted, observer, finish); });
+  backend_.run([&](B& lane) {
+    run_pass(lane, ids, segments, layers, states, wanted, observer, finish);
+  });
   weights_->checkpoint.check();
-  for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids.size());
+  for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
 }
 
 template <ModelConfig C, Backend B>
 template <class Finish>
 void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
-                           std::span<typename State::Layers* const> states,
-                           std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
+                           std::span<typename State::Layers* const> layers,
+                           std::span<State* const> states, std::span<const std::int32_t> wanted,
+                           StageObserver<Scalar>* observer,
                            Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
@@ -343,22 +391,155 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
     const auto region = pass.region("embed");
     ops::embed(backend, X, ids, w.embed);
   }
-  w.layers.for_each_with(backend, states,
+  w.layers.for_each_with(backend, layers,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
                            backend.read_ahead(w.dense[number + 1]);
                            layer.forward(pass, X, layer_states);
                          });
 
+  if constexpr (C::num_nextn_predict_layers > 0) {
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      if (!states[i]->keeps_drafts()) continue;
+      auto& streams = states[i]->mtp.streams;
+      const auto all = X.template as<N * D>();
+      ops::append(backend, streams, all.rows(segments[i].first, segments[i].count));
+      ops::forget_before(backend, streams,
+                         MtpLayer<C, B>::first_needed(segments[i].earliest()));
+    }
+  }
+
   const auto region = pass.region("head");
   auto last = scratch.template rows<N, D>(wanted.size());
-  auto y = scratch.template rows<D>(wanted.size());
   ops::take_rows(backend, last, X, rows);
-  w.hc_head.read(backend, y, last);
+  run_head(pass, w.hc_head, w.norm, last, finish);
+}
+
+template <ModelConfig C, Backend B>
+template <class Finish>
+void Model<C, B>::run_head(const Pass<C, B>& pass, const HyperHead<C, B>& hc_head,
+                           const typename B::template Parameter<D>& norm,
+                           RowsView<const Element, N, D> last, Finish&& finish) const {
+  B& backend = pass.backend;
+  auto scratch = backend.scratch();
+  auto y = scratch.template rows<D>(last.extent(0));
+  hc_head.read(backend, y, last);
   pass.observe("hc_head", y);
-  ops::rms_norm(backend, y, y, w.norm, C::rms_norm_eps);
+  ops::rms_norm(backend, y, y, norm, C::rms_norm_eps);
   pass.observe("final_norm", y);
   finish(backend, scratch, y.as_const());
+}
+
+template <ModelConfig C, Backend B>
+template <class Choose>
+std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, std::size_t count,
+                                             Choose&& choose) {
+  check_mtp();
+  check_id("token", next);
+  std::vector<std::int32_t> drafted;
+  if constexpr (C::num_nextn_predict_layers > 0) {
+    const std::size_t position = state.position;
+    if (!state.keeps_drafts() || !state.mtp.reaches(position)) return drafted;
+    // The pass that takes in `next` and the drafts has to fit.
+    count = std::min(count, C::max_position_embeddings - std::min(C::max_position_embeddings,
+                                                                  position + 1));
+    std::size_t first = state.mtp.next_row(position);
+    std::vector<std::int32_t> ids = state.mtp.next_ids(first);
+    ids.push_back(next);
+    try {
+      while (drafted.size() < count) {
+        const LogitsRows logits =
+            run_mtp(state, first, ids, 1, drafted.size() + 1 < count, nullptr);
+        drafted.push_back(choose(logits.flat()));
+        check_id("draft " + std::to_string(drafted.size()), drafted.back());
+        first += ids.size();
+        ids = {drafted.back()};
+      }
+    } catch (...) {
+      state.mtp.truncate(position);
+      throw;
+    }
+    state.mtp.truncate(position);
+  }
+  return drafted;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> LogitsRows {
+  check_mtp();
+  LogitsRows logits;
+  if constexpr (C::num_nextn_predict_layers > 0) {
+    const std::size_t position = state.position;
+    if (!state.keeps_drafts() || position == 0) return logits;
+    const std::size_t first = state.mtp.next_row(position);
+    if (first + 1 >= position) return logits;
+    const std::vector<std::int32_t> ids = state.mtp.next_ids(first);
+    // A row that the window does not reach back from gets no logits.
+    const std::size_t blind = state.mtp.layer.window.first() == 0 ? 0 : C::sliding_window - 1;
+    const std::size_t begin = std::max(first, state.mtp.layer.window.first() + blind);
+    if (begin + 1 < position) {
+      logits = run_mtp(state, first, ids, position - 1 - begin, false, observer);
+    }
+  }
+  return logits;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::int32_t> host_next,
+                          std::size_t rows, bool chain, StageObserver<Scalar>* observer)
+    -> LogitsRows
+  requires(C::num_nextn_predict_layers > 0)
+{
+  using Mtp = MtpLayer<C, B>;
+  const Mtp& mtp = *weights_->mtp;
+  const std::size_t S = host_next.size();
+  const std::size_t seen = S - rows;  // rows that others only see
+  // What is forgotten is what a rollback cannot reach: the row of the last token, and a draft's,
+  // come again.
+  const std::size_t again = state.rollback_limit() + first + S + 1 - state.position;
+  const std::array<Segment, 2> segments{Segment{0, seen, first, again},
+                                        Segment{0, rows, first + seen, again}};
+  LogitsRows logits(rows);
+  backend_.run([&](B& backend) {
+    const PassRegion<B> whole(backend, observer, std::span(segments).last(1), rows);
+    auto scratch = backend.scratch();
+    const auto next = scratch.upload(host_next);
+    const typename Pass<C, B>::Rotary rotary{scratch.template rows<kPairs>(S),
+                                             scratch.template rows<kPairs>(S)};
+    ops::rotary_table(backend, rotary, first, 1, rotary_frequencies<C>(AttentionKind::sliding));
+    auto input = scratch.template rows<N, D>(S);
+    {
+      auto streams_memory = backend.scratch();
+      auto X = streams_memory.template rows<N, D>(S);
+      ops::read_rows(backend, X.template as<N * D>(), state.mtp.streams, first);
+      mtp.project(backend, input, X, next, weights_->embed);
+    }
+    const auto part = [&](std::size_t begin, std::size_t count, const Segment& segment) {
+      const typename Pass<C, B>::Rotary table{rotary.cos.rows(begin, count),
+                                              rotary.sin.rows(begin, count)};
+      return Pass<C, B>{backend, next.subspan(begin, count), {&segment, 1}, table, table, observer,
+                        C::num_hidden_layers};
+    };
+    auto states = scratch.template array<typename Mtp::Layer::State*>(1);
+    states[0] = &state.mtp.layer;
+    if (seen > 0) {
+      mtp.layer.append_window(part(0, seen, segments[0]), input.rows(0, seen), states);
+    }
+    const Pass<C, B> pass = part(seen, rows, segments[1]);
+    const auto last = input.rows(seen, rows);
+    mtp.layer.forward(pass, last, states);
+    if (chain) {
+      ops::append(backend, state.mtp.streams, last.rows(rows - 1, 1).template as<N * D>());
+    }
+    run_head(pass, mtp.hc_head, mtp.norm, last,
+             [&](B& lane, auto& memory, RowsView<const Element, D> y) {
+               auto result = memory.template result<V>(logits.view());
+               ops::linear(lane, result, y, weights_->head);
+               lane.deliver(logits.flat(), result.as_const().flat());
+             });
+  });
+  weights_->checkpoint.check();
+  return logits;
 }
 
 }  // namespace ds4::inline v0_1

@@ -57,7 +57,8 @@ struct SamplerOptions {
 };
 
 /// Draws token ids. A value: a copy continues with the same random numbers as the original. Each
-/// draw at a temperature above 0 takes one random number; greedy choice takes none.
+/// draw at a temperature above 0 takes one random number, a draft that is rejected one more; greedy
+/// choice takes none.
 class Sampler {
  public:
   /// Throws Error that names the first option out of range.
@@ -80,15 +81,58 @@ class Sampler {
   std::int32_t operator()(std::span<const float> logits) {
     const std::size_t best = detail::checked_argmax(logits);
     if (options_.temperature == 0) return static_cast<std::int32_t>(best);
+    weigh(logits, best);
+    return draw();
+  }
+
+  /// A draft from the logits [V] of another model, and the probabilities [V] that it was drawn with
+  /// (none at temperature 0), for `judge`.
+  std::int32_t draft(std::span<const float> logits, std::vector<double>& probabilities) {
+    const std::int32_t id = (*this)(logits);
+    probabilities.clear();
+    if (options_.temperature == 0) return id;
+    const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    probabilities.reserve(weights_.size());
+    for (const double weight : weights_) probabilities.push_back(weight / total);
+    return id;
+  }
+
+  /// The next token for logits [V] where `drafted` was drawn with the probabilities q [V]: the draft
+  /// with probability min(1, p(drafted) / q(drafted)), and otherwise another one, drawn in
+  /// proportion to max(p - q, 0). So tokens have the distribution p that operator() draws from,
+  /// whatever q is. Throws Error like argmax(), and if there are not V probabilities or the draft is
+  /// none that they allow. Source: Leviathan et al., arXiv 2211.17192, theorem 3.5.
+  std::int32_t judge(std::span<const float> logits, std::int32_t drafted,
+                     std::span<const double> q) {
+    const std::size_t best = detail::checked_argmax(logits);
+    if (options_.temperature == 0) return static_cast<std::int32_t>(best);
+    const auto at = static_cast<std::size_t>(drafted);
+    if (q.size() != logits.size() || at >= q.size() || !(q[at] > 0.0)) {
+      throw Error("draft", "expected one of " + std::to_string(logits.size()) +
+                               " tokens with a probability above 0, found " +
+                               std::to_string(drafted) + " of " + std::to_string(q.size()));
+    }
+    weigh(logits, best);
+    const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    if (uniform() * q[at] < weights_[at] / total) return drafted;
+    double left = 0.0;
+    for (std::size_t i = 0; i < q.size(); ++i) {
+      weights_[i] = std::max(weights_[i] / total - q[i], 0.0);
+      left += weights_[i];
+    }
+    return left > 0.0 ? draw() : drafted;  // p is q but for rounding
+  }
+
+ private:
+  /// Sets the weights to exp((logits - largest) / temperature), 0 outside top_k and top_p.
+  void weigh(std::span<const float> logits, std::size_t best) {
     weights_.resize(logits.size());
     for (std::size_t i = 0; i < logits.size(); ++i) {
       weights_[i] = std::exp((double{logits[i]} - logits[best]) / options_.temperature);
     }
     filter(logits);
-    return draw();
   }
 
- private:
   [[noreturn]] static void refuse(const char* option, const char* expected,
                                   const std::string& found) {
     throw Error(option, "expected " + std::string(expected) + ", found " + found);
@@ -136,9 +180,7 @@ class Sampler {
   /// the result does not depend on how a standard library orders what it selects; only the last bit
   /// of std::exp is left to the platform.
   std::int32_t draw() {
-    // Not std::uniform_real_distribution, whose result the standard leaves open.
-    const double uniform = static_cast<double>(random_() >> 11) * 0x1p-53;  // [0, 1)
-    const double target = uniform * std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    const double target = uniform() * std::accumulate(weights_.begin(), weights_.end(), 0.0);
     double mass = 0;
     std::size_t chosen = 0;
     for (std::size_t i = 0; i < weights_.size() && mass <= target; ++i) {
@@ -147,6 +189,9 @@ class Sampler {
     }
     return static_cast<std::int32_t>(chosen);
   }
+
+  /// In [0, 1). Not std::uniform_real_distribution, whose result the standard leaves open.
+  double uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
   SamplerOptions options_;
   std::mt19937_64 random_;

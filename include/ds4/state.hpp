@@ -19,6 +19,7 @@
 #include <ds4/error.hpp>
 #include <ds4/layer_sequence.hpp>
 #include <ds4/memory_plan.hpp>
+#include <ds4/mtp.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -31,12 +32,15 @@ class State {
     template <std::size_t Ratio, RouterKind Router>
     using element = typename DecoderLayer<C, Ratio, Router, B>::State;
   };
+  static constexpr bool kHasMtp = C::num_nextn_predict_layers > 0;
 
  public:
   /// What it is a state for.
   using Config = C;
   /// A state for each layer.
   using Layers = LayerSequence<C, LayerStates>;
+  /// What is kept for the multi-token-prediction layer.
+  using Mtp = typename std::conditional_t<kHasMtp, MtpLayer<C, B>, Absent>::State;
 
   /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
   /// rows that these would need: per token and layer, a row of the window, and in CSA and HCA
@@ -46,6 +50,7 @@ class State {
 
   std::size_t position = 0;  ///< tokens taken in so far
   Layers layers;             ///< what each layer keeps
+  [[no_unique_address]] Mtp mtp;  ///< empty unless keeps_drafts()
 
   /// As given to the constructor.
   std::size_t rollback_limit() const { return rollback_limit_; }
@@ -55,6 +60,13 @@ class State {
   /// Takes back the last `tokens` tokens: what follows is, bit for bit, what would have followed
   /// without them. Throws ds4::Error, the state as before, beyond rollback_available().
   void rollback(std::size_t tokens);
+
+  /// From now on keeps what Model::draft needs: the residual streams of the last W positions and of
+  /// those that a rollback may take back, [N, D] in float32 each. A state that has taken in tokens
+  /// before can draft after W more. Nothing changes if the configuration has no extra layer.
+  void keep_drafts();
+  /// Whether it does.
+  bool keeps_drafts() const { return keeps_drafts_; }
 
   /// The state at this moment, to return to by assignment.
   State snapshot() const { return *this; }
@@ -79,23 +91,26 @@ class State {
   /// Attention::State.
   template <class F>
   void for_each_log(F&& f) {
-    layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
+    visit_logs(*this, f);
   }
   template <class F>
   void for_each_log(F&& f) const {
-    layers.for_each([&](std::size_t, const auto& layer) { layer.for_each_log(layer, f); });
+    visit_logs(*this, f);
   }
   ///@}
 
-  /// After a pass whose segment had this state's rollback_limit: `tokens` more are taken in.
-  void advance(std::size_t tokens) {
-    position += tokens;
+  /// After a pass whose segment had this state's rollback_limit: these tokens are taken in.
+  void advance(std::span<const std::int32_t> ids) {
+    position += ids.size();
     earliest_ = std::max(earliest_, position - std::min(position, rollback_limit_));
+    if constexpr (kHasMtp) {
+      if (keeps_drafts_) mtp.take_in(ids);
+    }
   }
 
  private:
   static constexpr std::array<char, 8> kMagic{'d', 's', '4', 's', 't', 'a', 't', 'e'};
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
 
   /// Of every field of the configuration.
   static std::uint64_t fingerprint() {
@@ -105,9 +120,26 @@ class State {
     return sum.value();
   }
 
+  template <class Self, class F>
+  static void visit_logs(Self& self, F& f) {
+    self.layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
+    if constexpr (kHasMtp) {
+      if (self.keeps_drafts_) f(self.mtp.streams, 1, &MtpLayer<C, B>::first_needed);
+    }
+  }
+
   std::size_t rollback_limit_;
   std::size_t earliest_ = 0;  // the position that a rollback can go back to
+  bool keeps_drafts_ = false;
 };
+
+template <ModelConfig C, Backend B>
+void State<C, B>::keep_drafts() {
+  if constexpr (kHasMtp) {
+    if (!keeps_drafts_) mtp.begin(position);
+    keeps_drafts_ = true;
+  }
+}
 
 template <ModelConfig C, Backend B>
 void State<C, B>::rollback(std::size_t tokens) {
@@ -118,6 +150,9 @@ void State<C, B>::rollback(std::size_t tokens) {
                                 " leaves");
   }
   position -= tokens;
+  if constexpr (kHasMtp) {
+    if (keeps_drafts_) mtp.truncate(position);
+  }
   for_each_log([&](auto& log, std::size_t tokens_per_row, auto&&) {
     log.truncate(position / tokens_per_row);
   });
@@ -127,6 +162,7 @@ template <ModelConfig C, Backend B>
 std::size_t State<C, B>::bytes() const {
   std::size_t bytes = 0;
   for_each_log([&](const auto& log, std::size_t, auto&&) { bytes += log.bytes(); });
+  if constexpr (kHasMtp) bytes += mtp.layer.window.bytes();
   return bytes;
 }
 
@@ -139,6 +175,7 @@ void State<C, B>::serialise(std::ostream& stream, const std::string& where) cons
   for (const std::size_t number : {position, rollback_limit_, earliest_}) {
     out.value(static_cast<std::uint64_t>(number));
   }
+  out.value(static_cast<std::uint8_t>(keeps_drafts_));
   for_each_log([&](const auto& log, std::size_t, auto&&) {
     out.value(static_cast<std::uint64_t>(log.first()));
     out.value(static_cast<std::uint8_t>(log.dtype()));
@@ -148,6 +185,9 @@ void State<C, B>::serialise(std::ostream& stream, const std::string& where) cons
       out.bytes(row);
     }
   });
+  if constexpr (kHasMtp) {
+    if (keeps_drafts_) out.bytes(std::as_bytes(std::span(mtp.ids)));
+  }
   out.finish();
 }
 
@@ -173,14 +213,25 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
             std::to_string(state.earliest_) + ", expected at most " +
             std::to_string(C::max_position_embeddings));
   }
+  const auto keeps_drafts = in.value<std::uint8_t>();
+  if (keeps_drafts > (kHasMtp ? 1 : 0)) {
+    in.fail("found " + std::to_string(keeps_drafts) + " for what drafts need, expected " +
+            (kHasMtp ? "0 or 1" : "0"));
+  }
+  state.keeps_drafts_ = keeps_drafts != 0;
   std::size_t number = 0;
   state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
     const std::string name = "log " + std::to_string(number++);
     const auto first = in.value<std::uint64_t>();
     const std::size_t end = position / tokens_per_row;
-    if (first > end || first > first_needed(state.earliest_)) {
+    std::size_t needed = std::min(end, first_needed(state.earliest_));
+    if constexpr (kHasMtp) {
+      // Streams that began later have rows to draft from later.
+      if (static_cast<const void*>(&log) == &state.mtp.streams) needed = end;
+    }
+    if (first > needed) {
       in.fail(name + ": found rows from " + std::to_string(first) + " on, expected them from " +
-              std::to_string(std::min(end, first_needed(state.earliest_))));
+              std::to_string(needed));
     }
     const auto code = in.value<std::uint8_t>();
     const auto dtype = static_cast<DType>(code);
@@ -196,6 +247,18 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
       log.append_row(row.data());
     }
   });
+  if constexpr (kHasMtp) {
+    if (state.keeps_drafts_) {
+      state.mtp.ids.resize(state.mtp.streams.end() - state.mtp.streams.first());
+      in.bytes(std::as_writable_bytes(std::span(state.mtp.ids)));
+      for (const std::int32_t id : state.mtp.ids) {
+        if (id < 0 || static_cast<std::size_t>(id) >= C::vocab_size) {
+          in.fail("found token " + std::to_string(id) + ", expected 0 to " +
+                  std::to_string(C::vocab_size - 1));
+        }
+      }
+    }
+  }
   in.finish();
   return state;
 }

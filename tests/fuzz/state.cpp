@@ -26,7 +26,8 @@ void read(const std::string& bytes) {
     std::istringstream rolled(saved(state));
     State::deserialise(rolled);
     fuzz::require(saved(fork) == copy, "a fork that changes with the original");
-    fork.advance(1);
+    const std::int32_t id = 0;
+    fork.advance({&id, 1});
   });
 }
 

@@ -283,6 +283,14 @@ class KokkosBackend {
     launch_("ds4::append", moves(rows.size() * (bf16 ? 3 : 4) / 2), rows.extent(0), kokkos::kTeam,
             0, kokkos::StoreRows<Space>{out, raw(rows), static_cast<int>(Width), bf16});
   }
+  template <std::size_t Width>
+  void read_rows(RowsView<Element, Width> rows, const RowLog<Width>& log, std::size_t first) {
+    const std::byte* from = log.data() + (first - log.first()) * log.row_bytes();
+    launch_("ds4::read_rows", moves(2 * rows.size()), rows.extent(0), kokkos::kTeam, 0,
+            kokkos::StoreRows<Space>{reinterpret_cast<std::byte*>(raw(rows)),
+                                     reinterpret_cast<const float*>(from),
+                                     static_cast<int>(Width), false});
+  }
   template <class Log>
   void forget_before(Log& log, std::size_t row) {
     log.forget_before(row);
@@ -514,7 +522,14 @@ class KokkosBackend {
   template <std::size_t D>
   void add(RowsView<Element, D> y, RowsView<const Element, D> x) {
     launch_("ds4::add", moves(3 * y.size(), y.size()), y.extent(0), kokkos::kTeam, 0,
-            kokkos::Add<Space>{raw(y), raw(x), static_cast<int>(D)});
+            kokkos::Add<Space>{raw(y), raw(x), static_cast<int>(D), 1});
+  }
+
+  template <std::size_t N, std::size_t D>
+  void add_to_streams(RowsView<Element, N, D> X, RowsView<const Element, D> y) {
+    launch_("ds4::add_to_streams", moves(2 * X.size() + y.size(), X.size()), X.extent(0) * N,
+            kokkos::kTeam, 0,
+            kokkos::Add<Space>{raw(X), raw(y), static_cast<int>(D), static_cast<int>(N)});
   }
 
   template <std::size_t V>

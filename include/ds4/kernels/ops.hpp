@@ -104,6 +104,14 @@ void append(B& backend, Log& log, RowsView<X, Width> rows) {
   backend.append(log, rows.as_const());
 }
 
+/// rows = those of a RowLog from number `first` on.
+template <class B, class Log, class T, std::size_t Width>
+void read_rows(B& backend, RowsView<T, Width> rows, const Log& log, std::size_t first) {
+  static_assert(Log::kWidth == Width, "ds4::read_rows: rows are [Width] wide, as those of the log");
+  assert(first >= log.first() && first + rows.extent(0) <= log.end());
+  backend.read_rows(rows, log, first);
+}
+
 /// Forgets the rows before `row`; nothing reads the log before it is appended to again.
 template <class B, class Log>
 void forget_before(B& backend, Log& log, std::size_t row) {
@@ -282,6 +290,13 @@ template <class B, class T, class X, std::size_t D>
 void add(B& backend, RowsView<T, D> y, RowsView<X, D> x) {
   assert(y.extent(0) == x.extent(0));
   backend.add(y, x.as_const());
+}
+
+/// X[s, n, :] += y[s, :] for every stream n. X [S, N, D]; y [S, D].
+template <class B, class T, class Y, std::size_t N, std::size_t D>
+void add_to_streams(B& backend, RowsView<T, N, D> streams, RowsView<Y, D> y) {
+  assert(streams.extent(0) == y.extent(0));
+  backend.add_to_streams(streams, y.as_const());
 }
 
 /// ids[s] = the index of the largest of logits[s, :], a tie to the lower one. logits [S, V];

@@ -170,6 +170,13 @@ class Reference {
   }
 
   template <std::size_t Width>
+  void read_rows(RowsView<T, Width> rows, const RowLog<Width>& log, std::size_t first) {
+    for (std::size_t i = 0; i < rows.extent(0); ++i) {
+      std::copy_n(log.row(first + i), Width, rows[i].data());
+    }
+  }
+
+  template <std::size_t Width>
   void forget_before(RowLog<Width>& log, std::size_t row) {
     log.forget_before(row);
   }
@@ -362,6 +369,16 @@ class Reference {
   template <std::size_t D>
   void add(RowsView<T, D> y, RowsView<const T, D> x) {
     for (std::size_t i = 0; i < y.size(); ++i) y.flat()[i] += x.flat()[i];
+  }
+
+  /// X[s, n, :] += y[s, :].
+  template <std::size_t N, std::size_t D>
+  void add_to_streams(RowsView<T, N, D> X, RowsView<const T, D> y) {
+    for (std::size_t s = 0; s < y.extent(0); ++s) {
+      for (std::size_t n = 0; n < N; ++n) {
+        for (std::size_t i = 0; i < D; ++i) X(s, n, i) += y(s, i);
+      }
+    }
   }
 
   template <std::size_t V>

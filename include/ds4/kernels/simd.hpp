@@ -311,6 +311,12 @@ class Simd {
     wait_for_all();
   }
   template <std::size_t Width>
+  void read_rows(RowsView<float, Width> rows, const RowLog<Width>& log, std::size_t first) {
+    for_part(rows.extent(0), 1,
+             [&](std::size_t i) { std::copy_n(log.row(first + i), Width, rows[i].data()); });
+    wait_for_all();
+  }
+  template <std::size_t Width>
   void forget_before(RowLog<Width>& log, std::size_t row) {
     if (is_leader()) log.forget_before(row);
   }
@@ -753,6 +759,14 @@ class Simd {
   void add(RowsView<float, D> y, RowsView<const float, D> x) {
     for_part(y.extent(0), 1,
              [&](std::size_t s) { kernels_->add_scaled(y[s].data(), x[s].data(), 1.0f, D); });
+    wait_for_all();
+  }
+
+  template <std::size_t N, std::size_t D>
+  void add_to_streams(RowsView<float, N, D> X, RowsView<const float, D> y) {
+    for_part(X.extent(0) * N, 1, [&](std::size_t i) {
+      kernels_->add_scaled(X[i / N][i % N].data(), y[i / N].data(), 1.0f, D);
+    });
     wait_for_all();
   }
 

@@ -72,7 +72,7 @@ struct TakeRows {
   }
 };
 
-/// Adds rows to a log, as float32 or rounded to BF16.
+/// Copies rows of float32, e.g. to a log; there they may be rounded to BF16.
 template <class Space>
 struct StoreRows {
   std::byte* out;
@@ -190,18 +190,18 @@ struct Swiglu {
   }
 };
 
-/// y += x over rows of n values.
+/// y += x over rows of n values; each row of x is added to `repeats` rows of y.
 template <class Space>
 struct Add {
   float* y;
   const float* x;
   int n;
+  int repeats;
 
   KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
-    const std::size_t first =
-        static_cast<std::size_t>(team.league_rank()) * static_cast<std::size_t>(n);
-    float* to = y + first;
-    const float* from = x + first;
+    const std::size_t size = static_cast<std::size_t>(n);
+    float* to = y + static_cast<std::size_t>(team.league_rank()) * size;
+    const float* from = x + static_cast<std::size_t>(team.league_rank() / repeats) * size;
     for_each(team, n, [&](int c) { to[c] += from[c]; });
   }
 };

@@ -30,7 +30,10 @@ class DeviceLog {
   /// Adds `count` rows of this type, still to be written, and returns where they go. The first ones
   /// settle the type.
   std::byte* add(const Space& space, std::size_t count, DType dtype) {
-    if (end() == 0) dtype_ = Reducible ? dtype : DType::f32;
+    if (rows_ == 0) {
+      dtype_ = Reducible ? dtype : DType::f32;
+      skip_ = 0;
+    }
     make_room(space, count);
     rows_ += count;
     return memory_.data() + (skip_ + rows_ - count) * row_bytes();

@@ -77,7 +77,7 @@ class KeyLog {
   }
   /// Adds a row and returns where it goes. The first one settles the format.
   std::byte* add(bool bf16) {
-    if (end_ == 0) restart(0, bf16 ? DType::bf16 : DType::f32);
+    if (end_ == first_) restart(end_, bf16 ? DType::bf16 : DType::f32);
     std::byte* block = blocks_.writable(end_ / RowsPerBlock);
     return block + end_++ % RowsPerBlock * row_bytes();
   }
