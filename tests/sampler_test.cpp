@@ -219,3 +219,64 @@ TEST_CASE("sampler: errors name the option, what was expected and what was found
 }
 
 }  // namespace
+
+TEST_CASE("sampler: judged drafts have the distribution of the logits, whatever drew them") {
+  // Eight tokens: p by the logits, q by others that are close, far, or certain of one token. The
+  // bound is the 99.9 % quantile of chi-squared with 7 degrees of freedom, 24.3.
+  const std::vector<float> logits{1.0f, 0.5f, -1.0f, 2.0f, 0.0f, -0.5f, 1.5f, -2.0f};
+  const std::vector<std::vector<float>> drafters{
+      {1.1f, 0.4f, -0.8f, 1.8f, 0.2f, -0.5f, 1.2f, -1.5f},
+      {-2.0f, 2.0f, 3.0f, -1.0f, 0.0f, 1.0f, -3.0f, 2.0f},
+      {9.0f, -30.0f, -30.0f, -30.0f, -30.0f, -30.0f, -30.0f, -30.0f}};
+  for (std::size_t d = 0; d < drafters.size(); ++d) {
+    for (const float top_p : {1.0f, 0.9f}) {
+      CAPTURE(d);
+      CAPTURE(top_p);
+      ds4::Sampler sampler({.temperature = 0.8f, .top_p = top_p, .seed = 5});
+      std::vector<double> p;
+      ds4::Sampler(sampler.options()).draft(logits, p);
+      std::vector<double> counts(8);
+      constexpr int kSamples = 40000;
+      for (int i = 0; i < kSamples; ++i) {
+        std::vector<double> q;
+        const std::int32_t drafted = sampler.draft(drafters[d], q);
+        ++counts[static_cast<std::size_t>(sampler.judge(logits, drafted, q))];
+      }
+      double chi_squared = 0.0;
+      for (std::size_t i = 0; i < 8; ++i) {
+        if (p[i] == 0.0) {
+          CHECK(counts[i] == 0.0);
+          continue;
+        }
+        chi_squared += std::pow(counts[i] - kSamples * p[i], 2.0) / (kSamples * p[i]);
+      }
+      CHECK(chi_squared < 24.3);
+    }
+  }
+}
+
+TEST_CASE("sampler: drafts and verdicts at temperature 0, and what is refused") {
+  ds4::Sampler greedy({.temperature = 0});
+  const std::vector<float> logits{1.0f, 3.0f, 2.0f};
+  std::vector<double> q{1.0};
+  CHECK(greedy.draft(logits, q) == 1);
+  CHECK(q.empty());
+  CHECK(greedy.judge(logits, 1, q) == 1);
+  CHECK(greedy.judge(logits, 2, q) == 1);
+
+  ds4::Sampler sampler;
+  const auto refused = [&](std::int32_t drafted, std::vector<double> probabilities) {
+    return error_of([&] { sampler.judge(logits, drafted, probabilities); });
+  };
+  const std::string expected =
+      "ds4: draft: expected one of 3 tokens with a probability above 0, found ";
+  CHECK(refused(0, {}) == expected + "0 of 0");
+  CHECK(refused(3, {0.5, 0.5, 0.0}) == expected + "3 of 3");
+  CHECK(refused(-1, {0.5, 0.5, 0.0}) == expected + "-1 of 3");
+  CHECK(refused(2, {0.5, 0.5, 0.0}) == expected + "2 of 3");
+  // The same distribution: every draft is accepted.
+  for (int i = 0; i < 200; ++i) {
+    const std::int32_t drafted = sampler.draft(logits, q);
+    CHECK(sampler.judge(logits, drafted, q) == drafted);
+  }
+}

@@ -164,9 +164,14 @@ class DraftLength {
   /// Seconds of a step of this length: measured, or drawn on from shorter ones.
   double time(std::size_t length) const {
     constexpr double kPerToken = 0.4;  // of a plain step, before anything is known
-    if (times_[length].count > 0.0) return times_[length].mean;
-    if (length == 1) return (1.0 + kPerToken) * times_[0].mean;
-    return 2.0 * time(length - 1) - time(length - 2);
+    double seconds = times_[0].mean;
+    double step = kPerToken * seconds;
+    for (std::size_t n = 1; n <= length; ++n) {
+      const double next = times_[n].count > 0.0 ? times_[n].mean : seconds + step;
+      step = next - seconds;
+      seconds = next;
+    }
+    return seconds;
   }
 
   /// The length with the most tokens per second.
