@@ -83,6 +83,44 @@ TEST_CASE("memory plan: scratch memory and states are what passes take, release"
   check_memory<ds4::models::quant>("quant", StorageFormat::release);
 }
 
+TEST_CASE("memory plan: drafts") {
+  using Model = ds4::Model<ds4::models::quant, ds4::Simd>;
+  const ds4::models::quant c;
+  const auto& kernels = ds4::simd::chosen_kernels();
+  const bool bf16 = kernels.layout_for(ds4::DType::bf16, false) == ds4::simd::Layout::bf16;
+  for (const std::size_t threads : {1u, 2u, 3u}) {
+    for (const bool exact : {false, true}) {
+      for (const std::size_t prompt : {1u, 9u, 70u, 290u}) {
+        CAPTURE(threads);
+        CAPTURE(exact);
+        CAPTURE(prompt);
+        Model model =
+            Model::load(ds4::test::data_dir("quant"),
+                        ds4::Simd({.threads = threads, .exact = exact, .kernels = &kernels}));
+        auto state = model.new_state(20);
+        state.keep_drafts();
+        // One token at a time: the draft takes more than the passes.
+        for (std::size_t i = 0; i < prompt; ++i) model.decode(state, 7);
+        model.draft(state, 7, 3, [](auto) { return 5; });
+        const std::size_t rows = std::min(prompt, c.sliding_window + 20);
+        const ds4::PassShape shape{.tokens = rows,
+                                   .context = prompt,
+                                   .threads = threads,
+                                   .storage = StorageFormat::release,
+                                   .exact = exact || !bf16};
+        const std::size_t pass = ds4::scratch_memory(c, {.tokens = 1,
+                                                         .context = prompt,
+                                                         .threads = threads,
+                                                         .storage = StorageFormat::release,
+                                                         .exact = exact || !bf16});
+        CHECK(static_cast<double>(std::max(pass, ds4::draft_memory(c, shape))) ==
+              doctest::Approx(static_cast<double>(model.scratch_bytes())).epsilon(0.05));
+        CHECK(ds4::state_memory(c, prompt, exact ? 4 : 2, 20, true) == state.bytes());
+      }
+    }
+  }
+}
+
 TEST_CASE("memory plan: constants") {
   static_assert(ds4::prefill_chunk(ds4::Flash{}) == 256);
   static_assert(ds4::prefill_chunk(ds4::Pro{}) == 64 || ds4::prefill_chunk(ds4::Pro{}) == 128);

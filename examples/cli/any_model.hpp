@@ -14,7 +14,10 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/draft_length.hpp>
+#include <ds4/memory_plan.hpp>
 #include <ds4/observer.hpp>
+#include <ds4/sampler.hpp>
 
 namespace ds4::cli {
 
@@ -55,7 +58,16 @@ class AnyModel {
   /// The configuration as the checkpoint's config.json states it.
   virtual const ConfigValues& config() const = 0;
   virtual const Checkpoint& checkpoint() const = 0;
-  virtual AnyState new_state() const = 0;
+  virtual AnyState new_state(std::size_t rollback_limit = kDefaultRollbackLimit) const = 0;
+
+  /// As ds4::Model::has_mtp, ds4::State::keep_drafts, ds4::Model::mtp_logits and
+  /// ds4::decode_with_drafts.
+  virtual bool has_mtp() const = 0;
+  virtual void keep_drafts(AnyState& state) const = 0;
+  virtual Logits mtp_logits(AnyState& state) = 0;
+  virtual std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id,
+                                                       Sampler& sampler, DraftLength& length,
+                                                       std::size_t limit) = 0;
 
   /// Tokens that a state has taken in; takes back the last ones, as ds4::State::rollback does.
   virtual std::size_t position(const AnyState& state) const = 0;
@@ -72,7 +84,7 @@ class AnyModel {
 
   /// The state of a sequence of `position` tokens, at least one, with rows of random numbers: what
   /// decoding behind a long context costs can be measured without taking the context in.
-  virtual AnyState random_state(std::size_t position) = 0;
+  virtual AnyState random_state(std::size_t position, bool keep_drafts) = 0;
 
   /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids,

@@ -8,6 +8,8 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,13 +24,16 @@
 #include <ds4/config_values.hpp>
 #include <ds4/detail/json.hpp>
 #include <ds4/detail/messages.hpp>
+#include <ds4/draft_length.hpp>
 #include <ds4/error.hpp>
 #include <ds4/observer.hpp>
 #include <ds4/plan.hpp>
 #include <ds4/sampler.hpp>
+#include <ds4/tokenizer.hpp>
 #include <ds4/weight_cost.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/launches.hpp"
 #include "cli/machine_limits.hpp"
@@ -50,6 +55,8 @@ struct BenchOptions {
   std::size_t decode = 64;
   std::size_t repetitions = 3;
   std::vector<std::size_t> contexts;
+  std::string text_file;
+  std::string draft = "off";
   bool fill = false;
   bool json = false;
   bool peer_protocol = false;
@@ -79,6 +86,23 @@ std::vector<std::int32_t> random_ids(std::size_t count, std::size_t vocab_size) 
     x = x * 6364136223846793005u + 1442695040888963407u;
     id = static_cast<std::int32_t>((x >> 33) % vocab_size);
   }
+  return ids;
+}
+
+/// The first `count` tokens of the text, the model's begin token in front.
+std::vector<std::int32_t> text_ids(const BenchOptions& options, const ConfigValues& config,
+                                   std::size_t count) {
+  const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
+  std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.text_file));
+  if (config.bos_token_id) {
+    ids.insert(ids.begin(), static_cast<std::int32_t>(*config.bos_token_id));
+  }
+  if (ids.size() < count) {
+    throw Error(detail::printable(options.text_file, 1024),
+                "found " + std::to_string(ids.size()) + " tokens, expected at least " +
+                    std::to_string(count) + " for the prompt and what is decoded");
+  }
+  ids.resize(count);
   return ids;
 }
 
@@ -138,6 +162,24 @@ double decode_seconds(AnyModel& model, AnyState& state, std::int32_t id, std::si
   return seconds_since(start);
 }
 
+/// Decoding with drafts beside decoding without, from the same states.
+struct Drafting {
+  std::optional<DraftLength> length;  ///< none: not measured
+  std::vector<double> seconds = {};   ///< per repetition, all tokens
+
+  /// Decodes `count` greedy tokens, the first one `id`.
+  void measure(AnyModel& model, AnyState& state, std::int32_t id, std::size_t count) {
+    Sampler greedy({.temperature = 0});
+    const auto start = Clock::now();
+    for (std::size_t done = 0; done < count;) {
+      const auto chosen = model.decode_with_drafts(state, id, greedy, *length, count - done);
+      done += chosen.size();
+      id = chosen.back();
+    }
+    seconds.push_back(seconds_since(start));
+  }
+};
+
 /// What was measured behind a context of some length.
 struct Point {
   std::size_t context;
@@ -145,28 +187,99 @@ struct Point {
   std::vector<double> decode_seconds;   ///< per repetition, all tokens
   std::vector<double> read_limits;      ///< bytes per second, around each of them
   std::size_t state_bytes;              ///< at the end
+  Drafting drafting;
 };
 
 /// Repeats: a prompt from an empty state, or a random state in its place, then greedy tokens.
 Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const BenchOptions& options,
-              ReadLimit& read_limit) {
-  Point point{prompt.size(), {}, {}, {}, 0};
+              const std::optional<DraftLength>& length, ReadLimit& read_limit) {
+  Point point{prompt.size(), {}, {}, {}, 0, {length}};
   AnyState filled;
-  if (options.fill) filled = model.random_state(prompt.size());
+  if (options.fill) filled = model.random_state(prompt.size(), length.has_value());
   for (std::size_t i = 0; i < options.repetitions; ++i) {
     AnyState state = options.fill ? filled : model.new_state();
+    if (length && !options.fill) model.keep_drafts(state);
     std::int32_t id = prompt.back();
     if (!options.fill) {
       const auto start = Clock::now();
       id = argmax(model.prefill(state, prompt).values);
       point.prefill_seconds.push_back(seconds_since(start));
     }
+    AnyState drafting;
+    if (length) drafting = state;
     const double before = read_limit.bytes_per_s();
     point.decode_seconds.push_back(decode_seconds(model, state, id, options.decode));
     point.read_limits.push_back((before + read_limit.bytes_per_s()) / 2.0);
+    if (length) {
+      point.drafting.measure(model, drafting, id, options.decode);
+      state = std::move(drafting);
+    }
     point.state_bytes = model.state_bytes(state);
   }
   return point;
+}
+
+/// The routed experts that a pass meets: of each layer, how many different ones.
+class ExpertsMet final : public StageObserver<float> {
+ public:
+  bool wants(std::size_t, std::string_view stage) const override {
+    return stage == "mlp.router_indices";
+  }
+  void values(std::size_t, std::string_view, std::span<const float>) override {}
+  void indices(std::size_t, std::string_view, std::span<const std::int32_t> indices) override {
+    met_ += std::set<std::int32_t>(indices.begin(), indices.end()).size();
+    ++layers_;
+  }
+  /// Of a layer, on average.
+  double mean() const { return static_cast<double>(met_) / static_cast<double>(layers_); }
+
+ private:
+  std::size_t met_ = 0;
+  std::size_t layers_ = 0;
+};
+
+/// A pass that verifies drafts, relative to one of a single token.
+struct Verification {
+  std::size_t tokens;
+  double seconds;
+  double bytes;  ///< of weights that it reads
+};
+
+/// Passes of 1 to 4 tokens behind a state, in turns, each at many places of the text.
+std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
+                                             std::span<const std::int32_t> ids,
+                                             std::size_t repetitions) {
+  constexpr std::size_t kMost = 4;
+  constexpr std::size_t kPlaces = 8;
+  const WeightCost one = weight_cost(model.checkpoint(), model.config());
+  const std::size_t k = model.config().num_experts_per_tok;
+  const double expert = weight_cost(model.checkpoint(), model.config(), "", 1, k + 1).bytes -
+                        weight_cost(model.checkpoint(), model.config(), "", 1, k).bytes;
+  std::vector<std::vector<double>> seconds(kMost);
+  std::vector<ExpertsMet> experts(kMost);
+  const std::size_t places = std::min(kPlaces, ids.size() - std::min(ids.size(), kMost));
+  for (std::size_t place = 0; place < places; ++place) {
+    for (std::size_t n = 1; n <= kMost; ++n) {
+      const AnyModel::Sequence pass{&state, ids.subspan(place, n)};
+      model.forward({&pass, 1}, &experts[n - 1]);
+      model.rollback(state, n);
+      std::vector<double> times;
+      for (std::size_t i = 0; i < repetitions; ++i) {
+        const auto start = Clock::now();
+        model.forward({&pass, 1});
+        times.push_back(seconds_since(start));
+        model.rollback(state, n);
+      }
+      seconds[n - 1].push_back(median(times));
+    }
+    model.decode(state, ids[place]);
+  }
+  std::vector<Verification> costs;
+  for (std::size_t n = 1; n <= kMost && places > 0; ++n) {
+    const double more = (experts[n - 1].mean() - static_cast<double>(k)) * expert;
+    costs.push_back({n, median(seconds[n - 1]) / median(seconds[0]), 1.0 + more / one.bytes});
+  }
+  return costs;
 }
 
 /// Seconds per component of passes over `ids` behind a state.
@@ -206,12 +319,15 @@ void bench(const BenchOptions& options) {
                     std::to_string(options.decode) + " to decode, expected at most " +
                     std::to_string(config.max_position_embeddings) + " together");
   }
-  const auto ids = random_ids(longest + options.decode, config.vocab_size);
+  const auto ids = options.text_file.empty()
+                       ? random_ids(longest + options.decode, config.vocab_size)
+                       : text_ids(options, config, longest + options.decode);
   const std::span<const std::int32_t> all = ids;
+  const std::optional<DraftLength> length = draft_length_for(*model, options.draft);
 
   // A rehearsal of the longest context warms up and shows the memory that a run takes; measuring
   // limits takes memory of its own.
-  AnyState behind = options.fill ? model->random_state(longest) : model->new_state();
+  AnyState behind = options.fill ? model->random_state(longest, false) : model->new_state();
   if (!options.fill) model->prefill(behind, all.first(longest));
   decode_seconds(*model, behind, 0, std::min<std::size_t>(options.decode, 4));
   const std::size_t peak_rss = peak_rss_bytes();
@@ -223,7 +339,7 @@ void bench(const BenchOptions& options) {
   ReadLimit read_limit(options.model.threads);
   std::vector<Point> measured;
   for (const std::size_t context : contexts) {
-    measured.push_back(measure(*model, all.first(context), options, read_limit));
+    measured.push_back(measure(*model, all.first(context), options, length, read_limit));
   }
 
   const auto milliseconds = [](const std::map<std::string, double>& seconds, std::size_t tokens) {
@@ -236,8 +352,16 @@ void bench(const BenchOptions& options) {
   const std::size_t context = contexts.front();
   const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
   const std::size_t chunk = std::min<std::size_t>(context, 512);
-  behind = options.fill ? model->random_state(context) : model->new_state();
+  behind = options.fill ? model->random_state(context, false) : model->new_state();
   if (!options.fill) model->prefill(behind, all.first(context));
+  Json verification = Json::array();
+  if (length) {
+    for (const Verification& of :
+         verification_costs(*model, behind, all.subspan(context), options.repetitions)) {
+      verification.push_back(
+          {{"tokens", of.tokens}, {"relative_time", of.seconds}, {"relative_bytes", of.bytes}});
+    }
+  }
   const Json components = {
       {"prefill",
        milliseconds(component_seconds(*model, model->new_state(), all.first(chunk), 1), chunk)},
@@ -286,6 +410,16 @@ void bench(const BenchOptions& options) {
     json["flops_per_token"] = {{"prefill", prefill_flops}, {"decode", decode_flops}};
     json["roofline_share"] = share;
     json["state_bytes"] = point.state_bytes;
+    if (length) {
+      const double drafting =
+          static_cast<double>(options.decode) / median(point.drafting.seconds);
+      const DraftTotals& totals = point.drafting.length->totals();
+      json["draft"] = {{"decode_tokens_per_s", drafting},
+                       {"speed_up", drafting / decode},
+                       {"acceptance", totals.acceptance()},
+                       {"drafted", totals.drafted},
+                       {"tokens_per_pass", totals.tokens_per_pass()}};
+    }
     points.push_back(json);
   }
 
@@ -297,6 +431,7 @@ void bench(const BenchOptions& options) {
                        {"f32_flops_per_s", f32_flops},
                        {"bf16_flops_per_s", bf16_flops}};
   result["milliseconds_per_token"] = components;
+  if (length) result["verification"] = verification;
   result["backend"] = options.model.backend;
   if (!launches.empty()) result["launches"] = launches;
   std::size_t weight_bytes = 0;
@@ -332,6 +467,18 @@ void bench(const BenchOptions& options) {
     line("decode %.2f tokens/s (%.0f %% of the bandwidth limit), state %.1f MB\n",
          point["decode_tokens_per_s"].get<double>(), 100.0 * share["decode"].get<double>(),
          point["state_bytes"].get<double>() / 1e6);
+    if (!point.contains("draft")) continue;
+    const Json& draft = point["draft"];
+    line("  with --draft %s: decode %.2f tokens/s, %.2f x the speed without; %.1f %% of %zu drafted "
+         "tokens accepted, %.2f tokens a pass\n",
+         options.draft.c_str(), draft["decode_tokens_per_s"].get<double>(),
+         draft["speed_up"].get<double>(), 100.0 * draft["acceptance"].get<double>(),
+         draft["drafted"].get<std::size_t>(), draft["tokens_per_pass"].get<double>());
+  }
+  for (const Json& of : verification) {
+    line("a pass of %zu: %.2f x the time of one token, %.2f x the bytes\n",
+         of["tokens"].get<std::size_t>(), of["relative_time"].get<double>(),
+         of["relative_bytes"].get<double>());
   }
   for (const char* phase : {"prefill", "decode"}) {
     for (const auto& [name, value] : result["milliseconds_per_token"][phase].items()) {
@@ -469,6 +616,10 @@ void add_bench(CLI::App& app) {
       ->delimiter(',')
       ->excludes(prompt)
       ->check(expect_count(1));
+  verb.add_option("--text-file", options->text_file,
+                  "Text that the prompts are the beginning of; default: random tokens")
+      ->check(expect_path());
+  add_draft_option(verb, options->draft);
   verb.add_flag("--fill", options->fill,
                 "Decode behind a state of random numbers instead of taking the prompt in");
   auto* json = verb.add_flag("--json", options->json, "Print one JSON object");

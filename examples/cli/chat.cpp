@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,11 +15,13 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/chat_encoding.hpp>
+#include <ds4/draft_length.hpp>
 #include <ds4/error.hpp>
 #include <ds4/sampler.hpp>
 #include <ds4/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
@@ -52,6 +55,7 @@ struct ChatVerbOptions {
   std::optional<bool> think;
   std::optional<std::size_t> max_tokens;
   Sampling sampling;
+  std::string draft = "off";
 };
 
 bool shows_attributes() {
@@ -110,6 +114,7 @@ class Chat {
         encoding_(encoding),
         options_(options),
         sampler_(make_sampler(options.sampling)),
+        length_(draft_length_for(model, options.draft)),
         thinking_(encoding != nullptr && options.think.value_or(true)) {
     reset();
   }
@@ -118,8 +123,13 @@ class Chat {
   void save(const std::string& file) const {
     model_.save_session(file, session_.ids, session_.state);
   }
-  void load(const std::string& file) { session_ = model_.load_session(file); }
+  void load(const std::string& file) {
+    session_ = model_.load_session(file);
+    if (length_) model_.keep_drafts(session_.state);
+  }
   std::size_t size() const { return session_.ids.size(); }
+  /// What drafts brought; nothing without.
+  const std::optional<DraftLength>& drafts() const { return length_; }
 
   /// Throws ds4::Error if that is not possible with this model.
   void think(bool thinking);
@@ -143,7 +153,7 @@ class Chat {
   std::optional<Logits> take_in();
   /// Generates until next(id) is false; prints what happens before that end.
   template <class Next>
-  void generate(Logits logits, std::size_t max_tokens, Next&& next);
+  void generate(const Logits& logits, std::size_t max_tokens, Next&& next);
   void tell_if_full() const {
     if (room() > 0) return;
     complain("ds4: context: found no room for more than " +
@@ -158,12 +168,14 @@ class Chat {
   const ChatEncoding* encoding_;
   const ChatVerbOptions& options_;
   Sampler sampler_;
+  std::optional<DraftLength> length_;
   bool thinking_;
   AnySession session_;
 };
 
 void Chat::reset() {
   session_ = {{}, model_.new_state()};
+  if (length_) model_.keep_drafts(session_.state);
   if (encoding_ != nullptr) {
     append(encoding_->opening(options_.system));
     return;
@@ -232,14 +244,23 @@ std::optional<Logits> Chat::take_in() {
 }
 
 template <class Next>
-void Chat::generate(Logits logits, std::size_t max_tokens, Next&& next) {
-  for (std::size_t generated = 0; !interrupted();) {
-    const std::int32_t id = sampler_(logits.values);
-    if (!next(id)) return;
-    session_.ids.push_back(id);
-    if (++generated == max_tokens) return;
-    if (room() == 0) return;
-    logits = model_.decode(session_.state, id);
+void Chat::generate(const Logits& logits, std::size_t max_tokens, Next&& next) {
+  auto& [ids, state] = session_;
+  std::vector<std::int32_t> chosen{sampler_(logits.values)};
+  std::size_t left = max_tokens == 0 ? std::numeric_limits<std::size_t>::max() : max_tokens;
+  for (bool ended = false; !ended && !interrupted();) {
+    for (const std::int32_t id : chosen) {
+      ended = ended || !next(id);
+      if (ended) break;
+      ids.push_back(id);
+      --left;
+    }
+    if (ended || left == 0 || room() == 0) break;
+    chosen = decode_step(model_, state, ids.back(), sampler_, length_, left);
+  }
+  // A draft may have gone on behind the end of the answer.
+  if (const std::size_t taken = model_.position(state); taken > ids.size()) {
+    model_.rollback(state, taken - ids.size());
   }
 }
 
@@ -412,6 +433,7 @@ void chat(const ChatVerbOptions& options) {
     if (then == Then::ask) chat.ask(*message);
     forget_interrupt();
   }
+  if (chat.drafts()) print_error(to_string(chat.drafts()->totals()) + "\n");
 }
 
 }  // namespace
@@ -430,6 +452,7 @@ void add_chat(CLI::App& app) {
                       std::to_string(kPlainTokens) + " tokens if it cannot")
       ->check(expect_count(1));
   add_sampling_options(verb, options->sampling);
+  add_draft_option(verb, options->draft);
   verb.callback([options] { chat(*options); });
 }
 

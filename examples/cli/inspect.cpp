@@ -151,11 +151,11 @@ void inspect(const std::filesystem::path& dir) {
   list_schedule(out, config);
   out << "multi-token prediction: ";
   if (config.has_dspark) {
-    out << "dspark drafter, recognised but not supported, set aside";
+    out << "dspark drafter, recognised but not supported, set aside: no drafts";
   } else if (census.extra_tensors > 0) {
-    out << "one layer, sliding, learned router";
+    out << "one layer, sliding, learned router: drafts with --draft";
   } else {
-    out << "none";
+    out << "none: no drafts";
   }
   out << "\ntensors: " << census.tensors << ", of which " << census.extra_tensors
       << " for multi-token prediction"

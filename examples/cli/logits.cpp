@@ -17,6 +17,7 @@
 #include <ds4/observer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/drafting.hpp"
 #include "cli/chunks.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
@@ -34,11 +35,13 @@ struct LogitsOptions {
   std::string out;
   std::string chunks;
   bool layers = false;
+  bool mtp = false;
 };
 
-/// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs.
+/// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs and the
+/// logits of the multi-token-prediction layer.
 std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
-                                const ConfigValues& config, bool layers) {
+                                const ConfigValues& config, bool layers, bool mtp) {
   std::vector<TensorSpec> tensors;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::size_t S = sequences[i].size();
@@ -47,6 +50,10 @@ std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& se
       tensors.push_back({"layers." + std::to_string(i) + "." + std::to_string(l),
                          DType::f32,
                          {S, config.hc_mult, config.hidden_size}});
+    }
+    if (mtp) {
+      tensors.push_back(
+          {"mtp_logits." + std::to_string(i), DType::f32, {S - 1, config.vocab_size}});
     }
   }
   return tensors;
@@ -125,14 +132,24 @@ void logits(const LogitsOptions& options) {
   const auto sequences = parse_token_lists(options.tokens, read_file(options.tokens));
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   check_token_lists(options.tokens, sequences, model->config());
+  if (options.mtp) expect_mtp(*model);
   std::vector<std::size_t> chunks;
   if (!options.chunks.empty()) chunks = *parse_chunks(options.chunks);
 
   catch_interrupts();
-  SafetensorsWriter writer(options.out, specify(sequences, model->config(), options.layers));
+  SafetensorsWriter writer(options.out,
+                           specify(sequences, model->config(), options.layers, options.mtp));
+  const std::size_t longest_pass = std::max(
+      kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
   std::vector<AnyState> states(sequences.size());
-  for (AnyState& state : states) state = model->new_state();
-  const std::size_t tensors = 1 + (options.layers ? model->config().num_hidden_layers : 0);
+  for (AnyState& state : states) {
+    // The streams of a whole pass stay for the extra layer.
+    state = options.mtp ? model->new_state(longest_pass) : model->new_state();
+    if (options.mtp) model->keep_drafts(state);
+  }
+  const std::size_t mtp_tensor =
+      1 + (options.layers ? model->config().num_hidden_layers : 0);  // of a sequence
+  const std::size_t tensors = mtp_tensor + (options.mtp ? 1 : 0);
   MemoryUse memory;
   for (const auto& pieces : passes(sequences, chunks)) {
     std::vector<AnyModel::Sequence> batch;
@@ -142,6 +159,12 @@ void logits(const LogitsOptions& options) {
     }
     PassWriter out(writer, pieces, tensors);
     out.write(0, model->forward(batch, options.layers ? &out : nullptr).values);
+    if (options.mtp) {
+      for (const Piece& piece : pieces) {
+        const Logits rows = model->mtp_logits(states[piece.sequence]);
+        writer.write(piece.sequence * tensors + mtp_tensor, std::as_bytes(rows.values));
+      }
+    }
     std::size_t tokens = 0;
     std::size_t context = 0;
     for (const Piece& piece : pieces) {
@@ -181,6 +204,9 @@ void add_logits(CLI::App& app) {
       ->check(expect_chunks());
   verb.add_flag("--layers", options->layers,
                 "Also write layers.{i}.{l} [S, hc_mult, hidden_size], the output of every layer");
+  verb.add_flag("--mtp", options->mtp,
+                "Also write mtp_logits.{i} [S-1, vocab_size] of the multi-token-prediction layer: "
+                "row t, which reads token t+1, predicts token t+2");
   verb.callback([options] { logits(*options); });
 }
 

@@ -30,35 +30,50 @@ StorageFormat storage_format(const AnyModel& model) {
 
 bool is_planned(const ModelChoice& choice) { return choice.backend == "simd"; }
 
+PassShape pass_shape(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
+                     std::size_t sequences, std::size_t context, std::size_t logits) {
+  const bool bf16 = simd::chosen_kernels().layout_for(DType::bf16, false) == simd::Layout::bf16;
+  return {.tokens = tokens,
+          .sequences = sequences,
+          .context = context,
+          .logits = logits,
+          .threads = choice.threads,
+          .storage = storage_format(model),
+          .exact = choice.exact || !bf16};
+}
+
 }  // namespace
 
 std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
                             std::size_t sequences, std::size_t context, std::size_t logits) {
   if (!is_planned(choice)) return 0;
-  const bool bf16 = simd::chosen_kernels().layout_for(DType::bf16, false) == simd::Layout::bf16;
-  return scratch_memory(model.config(), {.tokens = tokens,
-                                         .sequences = sequences,
-                                         .context = context,
-                                         .logits = logits,
-                                         .threads = choice.threads,
-                                         .storage = storage_format(model),
-                                         .exact = choice.exact || !bf16});
+  return scratch_memory(model.config(),
+                        pass_shape(model, choice, tokens, sequences, context, logits));
 }
 
-std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position) {
+std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,
+                          bool drafts) {
   if (!is_planned(choice)) return 0;
   const bool f32 = choice.exact || storage_format(model) == StorageFormat::f32;
-  return state_memory(model.config(), position, f32 ? 4 : 2, kDefaultRollbackLimit);
+  return state_memory(model.config(), position, f32 ? 4 : 2, kDefaultRollbackLimit, drafts);
 }
 
 MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, const AnyState& state,
-                          std::size_t prompt, std::size_t position) {
+                          std::size_t prompt, std::size_t position, std::size_t drafted) {
   const std::size_t chunk = std::min(prompt, prefill_chunk(model.config()));
+  std::size_t scratch =
+      std::max(planned_scratch(model, choice, chunk, 1, prompt, 1),
+               planned_scratch(model, choice, 1 + drafted, 1, position, 1 + drafted));
+  if (drafted > 0 && is_planned(choice)) {
+    const std::size_t rows =
+        std::min(prompt, model.config().sliding_window + kDefaultRollbackLimit);
+    scratch = std::max(scratch, draft_memory(model.config(),
+                                             pass_shape(model, choice, rows, 1, position, 1)));
+  }
   return {.scratch = model.scratch_bytes(),
           .state = model.state_bytes(state),
-          .planned_scratch = std::max(planned_scratch(model, choice, chunk, 1, prompt, 1),
-                                      planned_scratch(model, choice, 1, 1, position, 1)),
-          .planned_state = planned_state(model, choice, position),
+          .planned_scratch = scratch,
+          .planned_state = planned_state(model, choice, position, drafted > 0),
           .beside_page_cache = anonymous_bytes()};
 }
 

@@ -19,9 +19,9 @@ struct MemoryUse {
 };
 
 /// What a run used that took in `prompt` tokens of a sequence in one go, then more of them one by
-/// one, or none; `state` is the sequence's.
+/// one, or none; `state` is the sequence's. `drafted`: the most tokens of a draft, if it made any.
 MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, const AnyState& state,
-                          std::size_t prompt, std::size_t position);
+                          std::size_t prompt, std::size_t position, std::size_t drafted = 0);
 
 /// Bytes that a pass of this shape is planned to take; storage, threads and precision are the
 /// model's. 0 on the reference backend.
@@ -29,7 +29,8 @@ std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, st
                             std::size_t sequences, std::size_t context, std::size_t logits);
 
 /// Bytes that the state of a sequence of this length is planned to hold; 0 likewise.
-std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position);
+std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,
+                          bool drafts = false);
 
 /// Resident bytes of this process that are not pages of files; 0 if the system does not say.
 std::size_t anonymous_bytes();

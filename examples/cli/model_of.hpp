@@ -16,9 +16,12 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/draft_length.hpp>
+#include <ds4/drafting.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/model.hpp>
 #include <ds4/observer.hpp>
+#include <ds4/sampler.hpp>
 #include <ds4/session.hpp>
 
 #include "cli/any_model.hpp"
@@ -38,7 +41,17 @@ class ModelOf final : public AnyModel {
 
   const ConfigValues& config() const override { return model_.config(); }
   const Checkpoint& checkpoint() const override { return model_.checkpoint(); }
-  AnyState new_state() const override { return model_.new_state(); }
+  AnyState new_state(std::size_t rollback_limit) const override {
+    return model_.new_state(rollback_limit);
+  }
+
+  bool has_mtp() const override { return model_.has_mtp(); }
+  void keep_drafts(AnyState& state) const override { typed(state).keep_drafts(); }
+  Logits mtp_logits(AnyState& state) override { return keep(model_.mtp_logits(typed(state))); }
+  std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id, Sampler& sampler,
+                                               DraftLength& length, std::size_t limit) override {
+    return ds4::decode_with_drafts(model_, typed(state), id, sampler, length, limit);
+  }
 
   std::size_t position(const AnyState& state) const override { return typed(state).position; }
   void rollback(AnyState& state, std::size_t tokens) const override {
@@ -55,7 +68,7 @@ class ModelOf final : public AnyModel {
 
   std::size_t state_bytes(const AnyState& state) const override { return typed(state).bytes(); }
   std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
-  AnyState random_state(std::size_t position) override;
+  AnyState random_state(std::size_t position, bool keep_drafts) override;
 
   Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
                  StageObserver<float>* observer) override {
@@ -98,8 +111,9 @@ class ModelOf final : public AnyModel {
 };
 
 template <ModelConfig C, Backend B>
-AnyState ModelOf<C, B>::random_state(std::size_t position) {
+AnyState ModelOf<C, B>::random_state(std::size_t position, bool keep_drafts) {
   State state = model_.new_state();
+  if (keep_drafts) state.keep_drafts();
   // Some tokens first: they settle the type of each log's rows.
   const std::vector<std::int32_t> ids(std::min<std::size_t>(position, 2 * C::sliding_window), 0);
   model_.prefill(state, ids);

@@ -14,9 +14,11 @@
 #include <ds4/checkpoint/mapped_file.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/error.hpp>
+#include <ds4/sampler.hpp>
 #include <ds4/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
@@ -33,6 +35,7 @@ struct PerplexityOptions {
   ModelChoice model;
   std::string text_file;
   std::size_t context = 0;
+  bool mtp = false;
 };
 
 /// -log softmax(logits)[id].
@@ -43,25 +46,47 @@ double negative_log_likelihood(std::span<const float> logits, std::int32_t id) {
   return largest + std::log(sum) - logits[static_cast<std::size_t>(id)];
 }
 
-/// The sum over the predictions inside one window, read from an empty state.
-double window_sum(AnyModel& model, std::span<const std::int32_t> window) {
+/// Sums over predictions.
+struct Sums {
+  std::size_t predictions = 0;
+  double nll = 0.0;
+  std::size_t guesses = 0;    ///< of the multi-token-prediction layer
+  std::size_t agreements = 0;  ///< of these with what the model chooses one token later
+};
+
+/// Adds the predictions inside one window, read from an empty state.
+void add_window(Sums& sums, AnyModel& model, std::span<const std::int32_t> window, bool mtp) {
   const std::size_t V = model.config().vocab_size;
   const std::size_t predictions = window.size() - 1;  // nothing is asked of the last token
-  AnyState state = model.new_state();
-  double sum = 0.0;
+  AnyState state = mtp ? model.new_state(kPassTokens) : model.new_state();
+  if (mtp) model.keep_drafts(state);
+  std::vector<std::int32_t> choices;
+  std::vector<std::int32_t> guesses;
   for (std::size_t begin = 0; begin < predictions; begin += kPassTokens) {
     const std::size_t count = std::min(kPassTokens, predictions - begin);
     const AnyModel::Sequence next{&state, window.subspan(begin, count)};
     const Logits logits = model.forward({&next, 1});
     for (std::size_t t = 0; t < count; ++t) {
-      sum += negative_log_likelihood(logits.values.subspan(t * V, V), window[begin + t + 1]);
+      const auto row = logits.values.subspan(t * V, V);
+      sums.nll += negative_log_likelihood(row, window[begin + t + 1]);
+      if (mtp) choices.push_back(argmax(row));
+    }
+    if (!mtp) continue;
+    const Logits guessed = model.mtp_logits(state);
+    for (std::size_t i = 0; i < guessed.values.size(); i += V) {
+      guesses.push_back(argmax(guessed.values.subspan(i, V)));
     }
   }
-  return sum;
+  sums.predictions += predictions;
+  sums.guesses += guesses.size();
+  for (std::size_t t = 0; t < guesses.size(); ++t) {
+    if (guesses[t] == choices[t + 1]) ++sums.agreements;
+  }
 }
 
 void perplexity(const PerplexityOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
+  if (options.mtp) expect_mtp(*model);
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
   const std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.text_file));
   if (ids.size() < 2) {
@@ -83,12 +108,10 @@ void perplexity(const PerplexityOptions& options) {
   }
 
   const bool show_progress = error_is_terminal();
-  double sum = 0.0;
-  std::size_t predictions = 0;
+  Sums sums;
   for (std::size_t begin = 0; begin + 1 < ids.size(); begin += context) {
     const auto window = std::span(ids).subspan(begin, std::min(context, ids.size() - begin));
-    sum += window_sum(*model, window);
-    predictions += window.size() - 1;
+    add_window(sums, *model, window, options.mtp);
     if (show_progress) {
       print_error("\r" + std::to_string(begin + window.size()) + " of " +
                   std::to_string(ids.size()) + " tokens");
@@ -96,11 +119,16 @@ void perplexity(const PerplexityOptions& options) {
   }
   if (show_progress) print_error("\r\x1b[K");
 
-  const double mean = sum / static_cast<double>(predictions);
+  const double mean = sums.nll / static_cast<double>(sums.predictions);
   char text[160];
   std::snprintf(text, sizeof(text),
                 "predictions: %zu\nnegative log-likelihood per token: %.6f\nperplexity: %.6f\n",
-                predictions, mean, std::exp(mean));
+                sums.predictions, mean, std::exp(mean));
+  print(text);
+  if (!options.mtp || sums.guesses == 0) return;
+  std::snprintf(text, sizeof(text), "guesses of the extra layer: %zu\nagreement: %.2f %%\n",
+                sums.guesses,
+                100.0 * static_cast<double>(sums.agreements) / static_cast<double>(sums.guesses));
   print(text);
 }
 
@@ -117,6 +145,9 @@ void add_perplexity(CLI::App& app) {
                   "Tokens per window, each read from an empty state; default: " +
                       std::to_string(kDefaultContext) + ", or the model's context if smaller")
       ->check(expect_count(2));
+  verb.add_flag("--mtp", options->mtp,
+                "Also tell how often the multi-token-prediction layer's likeliest token is the one "
+                "that the model itself finds likeliest a token later");
   verb.callback([options] { perplexity(*options); });
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,11 +13,13 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/config_values.hpp>
+#include <ds4/draft_length.hpp>
 #include <ds4/error.hpp>
 #include <ds4/sampler.hpp>
 #include <ds4/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -34,6 +37,7 @@ struct RunOptions {
   std::string load_session;
   std::string save_session;
   std::size_t max_tokens = 256;
+  std::string draft = "off";
   Sampling sampling;
 };
 
@@ -75,18 +79,21 @@ void run(const RunOptions& options) {
   const ConfigValues& config = model->config();
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
   Sampler sampler = make_sampler(options.sampling);
+  std::optional<DraftLength> length = draft_length_for(*model, options.draft);
   StreamDecoder decoder(tokenizer);
   catch_interrupts();
 
   AnySession session{{}, model->new_state()};
   if (!options.load_session.empty()) session = model->load_session(options.load_session);
   auto& [ids, state] = session;
+  if (length) model->keep_drafts(state);
   append_prompt(ids, options, config, tokenizer);
   // Logits come from taking in a token, if need be the last one again.
   if (ids.size() == model->position(state)) model->rollback(state, 1);
   const std::size_t prompt = ids.size() - model->position(state);
   const Stopwatch prompt_time;
-  Logits logits = model->prefill(state, std::span(ids).last(prompt));
+  std::vector<std::int32_t> chosen{
+      sampler(model->prefill(state, std::span(ids).last(prompt)).values)};
   const double prompt_seconds = prompt_time.seconds();
 
   // The last token is not taken in, hence one more than the context has room for.
@@ -95,19 +102,26 @@ void run(const RunOptions& options) {
   std::size_t generated = 0;
   std::size_t decoded = 0;
   const Stopwatch decode_time;
-  while (generated < max_tokens && !interrupted()) {
-    const std::int32_t id = sampler(logits.values);
-    if (std::ranges::find(config.eos_token_ids, static_cast<std::size_t>(id)) !=
-        config.eos_token_ids.end()) {
-      break;
+  const auto ends_text = [&](std::int32_t id) {
+    return std::ranges::count(config.eos_token_ids, static_cast<std::size_t>(id)) != 0;
+  };
+  for (bool ended = false; !ended && generated < max_tokens && !interrupted();) {
+    for (const std::int32_t id : chosen) {
+      ended = ended || ends_text(id);
+      if (ended) break;
+      print(decoder.push(id));
+      ids.push_back(id);
+      ++generated;
     }
-    print(decoder.push(id));
-    ids.push_back(id);
-    if (++generated == max_tokens) break;
-    logits = model->decode(state, id);
-    ++decoded;
+    if (ended || generated == max_tokens) break;
+    chosen = decode_step(*model, state, ids.back(), sampler, length, max_tokens - generated);
+    decoded += chosen.size();
   }
   const double decode_seconds = decode_time.seconds();
+  // A draft may have gone on behind the end of the text.
+  if (const std::size_t taken = model->position(state); taken > ids.size()) {
+    model->rollback(state, taken - ids.size());
+  }
   print(decoder.finish());
   if (output_is_terminal()) print("\n");
   if (!options.save_session.empty()) model->save_session(options.save_session, ids, state);
@@ -120,8 +134,10 @@ void run(const RunOptions& options) {
     summary += "; seed " + std::to_string(sampler.options().seed);
   }
   if (interrupted()) summary += "; interrupted";
-  summary += "\nmemory: " + to_string(sequence_memory(*model, options.model, state, prompt,
-                                                      model->position(state)));
+  if (length) summary += "\n" + to_string(length->totals());
+  summary += "\nmemory: " +
+             to_string(sequence_memory(*model, options.model, state, prompt,
+                                       model->position(state), length ? length->longest() : 0));
   print_error(summary + "\n");
   if (interrupted()) throw Quit{};
 }
@@ -142,6 +158,7 @@ void add_run(CLI::App& app) {
       ->capture_default_str()
       ->check(expect_count(0));
   add_sampling_options(verb, options->sampling);
+  add_draft_option(verb, options->draft);
   verb.add_option("--load-session", options->load_session,
                   "File with a sequence to continue: the prompt is put behind it")
       ->check(expect_path());

@@ -95,20 +95,19 @@ void Compressor<C, Width, Ratio, Overlapping, B, EntryLog>::append(const Pass<C,
 
     const std::size_t first = segment.position / Ratio;
     const std::size_t windows = (segment.position + segment.count) / Ratio;
-    const std::size_t count = windows - first;
-    if (count == 0) continue;
-    auto entries = scratch.template rows<Width>(count);
-    ops::pool_entries<Ratio, Overlapping>(backend, entries, first, state.kv, state.gate, ape);
-    ops::rms_norm(backend, entries, entries, norm, C::rms_norm_eps);
+    if (const std::size_t count = windows - first; count > 0) {
+      auto entries = scratch.template rows<Width>(count);
+      ops::pool_entries<Ratio, Overlapping>(backend, entries, first, state.kv, state.gate, ape);
+      ops::rms_norm(backend, entries, entries, norm, C::rms_norm_eps);
 
-    RotaryTable<T, kPairs> table{scratch.template rows<kPairs>(count),
-                                 scratch.template rows<kPairs>(count)};
-    ops::rotary_table(backend, table, first * Ratio, Ratio,  // each window's first token
-                      rotary_frequencies<C>(AttentionKind::csa));
-    ops::rotate(backend, entries.template as<1, Width>(), table);
-    pass.observe(stage, entries);
-    ops::append(backend, state.entries, entries);
-
+      RotaryTable<T, kPairs> table{scratch.template rows<kPairs>(count),
+                                   scratch.template rows<kPairs>(count)};
+      ops::rotary_table(backend, table, first * Ratio, Ratio,  // each window's first token
+                        rotary_frequencies<C>(AttentionKind::csa));
+      ops::rotate(backend, entries.template as<1, Width>(), table);
+      pass.observe(stage, entries);
+      ops::append(backend, state.entries, entries);
+    }
     ops::forget_before(backend, state.kv, first_needed(segment.earliest()));
     ops::forget_before(backend, state.gate, first_needed(segment.earliest()));
   }

@@ -82,6 +82,9 @@ class DraftLength {
     return made;
   }
 
+  /// The longest draft that it may choose.
+  std::size_t longest() const { return automatic_ ? kMostAutomatic : fixed_; }
+
   /// The length for the next step. The first kPlainSteps are without, to compare with.
   std::size_t next() const {
     if (totals_.steps < kPlainSteps) return 0;

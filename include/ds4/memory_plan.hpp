@@ -56,8 +56,10 @@ class ScratchMeter {
     own_ += aligned(bytes);
     own_peak_ = std::max(own_peak_, own_);
   }
-  /// `count` float32 rows of the pass's tokens.
+  /// Float32 rows of the pass's tokens.
   constexpr void rows(std::size_t width) { shared(pass_.tokens * width * 4); }
+  /// The pass goes on with other tokens.
+  constexpr void set_tokens(std::size_t tokens) { pass_.tokens = tokens; }
 
   /// Calls f; what it takes is given back.
   template <class F>
@@ -163,6 +165,28 @@ constexpr void meter_indexer(ScratchMeter& m, const Config& c, const PassShape& 
   });
 }
 
+/// HyperConnection::read and HyperHead::read, where fn gives `weights` values a token.
+template <class Config>
+constexpr void meter_hyper_connection(ScratchMeter& m, const Config& c, std::size_t tokens,
+                                      std::size_t weights) {
+  const std::size_t streams = c.hc_mult * c.hidden_size;
+  m.scope([&] {
+    m.shared(tokens * streams * 4);
+    m.shared(tokens * weights * 4);
+    m.shared(tokens * c.hc_mult * 4);
+    m.linear(TensorRole::vector, tokens, streams);
+  });
+}
+
+/// Attention::append_window.
+template <class Config>
+constexpr void meter_window(ScratchMeter& m, const Config& c) {
+  m.scope([&] {
+    m.rows(c.head_dim);
+    m.linear(TensorRole::linear, c.hidden_size);
+  });
+}
+
 /// Attention::forward.
 template <class Config>
 constexpr void meter_attention(ScratchMeter& m, const Config& c, const PassShape& pass,
@@ -176,10 +200,7 @@ constexpr void meter_attention(ScratchMeter& m, const Config& c, const PassShape
     m.linear(TensorRole::linear, c.hidden_size);
     m.rows(H * d);
     m.linear(TensorRole::linear, c.q_lora_rank);
-    m.scope([&] {  // Attention::append_window
-      m.rows(d);
-      m.linear(TensorRole::linear, c.hidden_size);
-    });
+    meter_window(m, c);
     if (ratio != 0) {
       m.own(pass.sequences * sizeof(void*));
       meter_compressor(m, c, pass, d, indexed ? 2 * d : d, ratio);
@@ -247,56 +268,110 @@ constexpr void meter_moe(ScratchMeter& m, const Config& c, const PassShape& pass
   });
 }
 
+/// What DecoderLayer::forward and append_window begin with.
+template <class Config>
+constexpr void meter_reading(ScratchMeter& m, const Config& c, const PassShape& pass) {
+  const std::size_t N = c.hc_mult;
+  m.rows(c.hidden_size);
+  m.rows(N);
+  m.rows(N * N);
+  meter_hyper_connection(m, c, pass.tokens, (2 + N) * N);
+}
+
+/// DecoderLayer::forward.
+template <class Config>
+constexpr void meter_layer(ScratchMeter& m, const Config& c, const PassShape& pass,
+                           std::size_t ratio) {
+  m.scope([&] {
+    m.rows(c.hidden_size);
+    meter_reading(m, c, pass);
+    meter_attention(m, c, pass, ratio);
+    meter_moe(m, c, pass);
+    m.scope([&] { m.own(c.hc_mult * simd::kMaxLanes * 4); });
+  });
+}
+
+/// Model::run_head.
+template <class Config>
+constexpr void meter_head(ScratchMeter& m, const Config& c, std::size_t logits) {
+  m.scope([&] {
+    m.shared(logits * c.hidden_size * 4);
+    meter_hyper_connection(m, c, logits, c.hc_mult);
+    m.linear(TensorRole::matrix, logits, c.hidden_size);
+  });
+}
+
 }  // namespace detail
 
 /// Bytes of scratch memory that a pass takes: Model::scratch_bytes() after it. Weights of a kind
 /// are taken to be stored as the format stores them.
 template <class Config>
 constexpr std::size_t scratch_memory(const Config& c, const PassShape& pass) {
-  const std::size_t N = c.hc_mult;
-  const std::size_t D = c.hidden_size;
+  const std::size_t streams = c.hc_mult * c.hidden_size;
   detail::ScratchMeter m(pass);
   for (std::size_t i = 0; i < 4; ++i) m.rows(c.qk_rope_head_dim / 2);
-  m.rows(N * D);
-  const auto hyper_connection = [&](std::size_t tokens, std::size_t weights) {
-    m.scope([&] {
-      m.shared(tokens * N * D * 4);
-      m.shared(tokens * weights * 4);
-      m.shared(tokens * N * 4);
-      m.linear(TensorRole::vector, tokens, N * D);
-    });
-  };
+  m.rows(streams);
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     m.scope([&] {
       m.own(pass.sequences * sizeof(void*));
-      m.rows(D);
-      m.rows(D);
-      m.rows(N);
-      m.rows(N * N);
-      hyper_connection(pass.tokens, (2 + N) * N);
-      detail::meter_attention(m, c, pass, static_cast<std::size_t>(c.compress_ratios[i]));
-      detail::meter_moe(m, c, pass);
-      m.scope([&] { m.own(N * simd::kMaxLanes * 4); });
+      detail::meter_layer(m, c, pass, static_cast<std::size_t>(c.compress_ratios[i]));
     });
   }
-  m.shared(pass.logits * N * D * 4);
-  m.shared(pass.logits * D * 4);
-  hyper_connection(pass.logits, N);
-  m.linear(TensorRole::matrix, pass.logits, D);
+  m.shared(pass.logits * streams * 4);
+  detail::meter_head(m, c, pass.logits);
+  return m.peak();
+}
+
+/// The same for Model::draft where the multi-token-prediction layer has pass.tokens rows to make:
+/// the token's, and those of the tokens before it that have come since the last draft, at first of
+/// the whole window.
+template <class Config>
+constexpr std::size_t draft_memory(const Config& c, PassShape pass) {
+  const std::size_t rows = pass.tokens;
+  const std::size_t streams = c.hc_mult * c.hidden_size;
+  detail::ScratchMeter m(pass);
+  for (std::size_t i = 0; i < 2; ++i) m.rows(c.qk_rope_head_dim / 2);
+  m.rows(streams);
+  m.scope([&] {
+    m.rows(streams);
+    m.rows(c.hidden_size);  // MtpLayer::project
+    m.rows(c.hidden_size);
+    m.linear(TensorRole::linear, c.hidden_size);
+    m.linear(TensorRole::linear, rows * c.hc_mult, c.hidden_size);
+  });
+  m.own(sizeof(void*));
+  if (rows > 1) {
+    pass.tokens = rows - 1;
+    m.set_tokens(pass.tokens);
+    m.scope([&] {
+      detail::meter_reading(m, c, pass);
+      detail::meter_window(m, c);
+    });
+  }
+  pass.tokens = 1;
+  m.set_tokens(1);
+  detail::meter_layer(m, c, pass, 0);
+  detail::meter_head(m, c, 1);
   return m.peak();
 }
 
 /// Bytes that the state of one sequence of n tokens holds: whole blocks of rows, and those that a
-/// rollback of up to `rollback` tokens may need. `size` is that of a value of window and entries.
+/// rollback of up to `rollback` tokens may need. `size` is that of a value of window and entries;
+/// `drafts`: the state keeps drafts, and has just made one.
 template <class Config>
 constexpr std::size_t state_memory(const Config& c, std::size_t n, std::size_t size,
-                                   std::size_t rollback) {
+                                   std::size_t rollback, bool drafts = false) {
   const auto log = [](std::size_t first, std::size_t end, std::size_t rows, std::size_t row_bytes) {
     return ((end + rows - 1) / rows - first / rows) * rows * row_bytes;
   };
   const std::size_t earliest = n - std::min(n, rollback);
   const std::size_t d = c.head_dim;
   std::size_t bytes = 0;
+  if (drafts && n > 0) {
+    const std::size_t first = earliest - std::min(earliest, c.sliding_window);
+    bytes += log(first, n, simd::kTailLogRows, c.hc_mult * c.hidden_size * 4);
+    bytes += log(first, n - 1, simd::kKeyLogRows, d * size);
+  }
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     const auto ratio = static_cast<std::size_t>(c.compress_ratios[i]);
     bytes +=
