@@ -41,8 +41,8 @@ std::vector<std::int32_t> decode(Austen& model, Austen::State& state, ds4::Sampl
                                  ds4::DraftLength& length, std::size_t count) {
   std::vector<std::int32_t> ids{sampler(model.prefill(state, prompt()).flat())};
   while (ids.size() < count) {
-    const auto step = ds4::decode_with_drafts(model, state, ids.back(), sampler, length,
-                                              count - ids.size());
+    const auto step =
+        ds4::decode_with_drafts(model, state, ids.back(), sampler, length, count - ids.size());
     CHECK(step.size() <= count - ids.size());
     ids.insert(ids.end(), step.begin(), step.end());
   }
@@ -70,7 +70,8 @@ TEST_CASE("drafting: at temperature 0 the tokens are those without drafts, for e
                              [&] {
                                auto copy = plain_state;
                                return model.decode(copy, 5);
-                             }().flat()));
+                             }()
+                                 .flat()));
     const ds4::DraftTotals& totals = length.totals();
     CHECK(totals.steps + totals.accepted + 1 == 300);
     // The trained layer agrees with the model about two times in three.

@@ -1,8 +1,5 @@
 // The multi-token-prediction layer: its golden logits and streams, drafts, and states that drafts
-// have left no trace in.
-//
-// Tolerance: as in support/golden_model.hpp, 1e-4 of the logits' standard deviation, and 1e-4 of the
-// largest stream.
+// leave no trace in.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -23,18 +20,16 @@
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
 #include <ds4/sampler.hpp>
-#include <support/compare.hpp>
+#include <support/drafts.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
-#include <support/golden_model.hpp>
 #include <support/sequences.hpp>
 
 namespace {
 
-using ds4::test::check_close;
-using ds4::test::edges;
+using ds4::test::draft;
+using ds4::test::drafting_state;
 using ds4::test::error_text;
-using ds4::test::feed;
 using ds4::test::model_of;
 using ds4::test::random_ids;
 
@@ -51,13 +46,6 @@ QuantSimd exact_model<QuantSimd>() {
 }
 
 template <class M>
-typename M::State drafting_state(M& model, std::size_t rollback_limit) {
-  auto state = model.new_state(rollback_limit);
-  state.keep_drafts();
-  return state;
-}
-
-template <class M>
 std::string saved(const typename M::State& state) {
   std::ostringstream stream;
   state.serialise(stream);
@@ -69,154 +57,13 @@ std::string saved(const typename M::State& state) {
 TEST_CASE_TEMPLATE("mtp: golden logits and streams, in one pass, in chunks and token by token", M,
                    Quant, QuantSimd) {
   M model = exact_model<M>();
-  const ds4::test::Golden golden(ds4::test::data_dir("quant") / "mtp.safetensors");
-  const ds4::test::Golden main_golden(ds4::test::data_dir("quant") / "golden.safetensors");
-  const std::vector<std::int32_t> ids = main_golden.indices("input_ids");
-  const std::span<const float> expected = golden.values("mtp_logits");
-  const std::span<const float> streams = golden.values("mtp_streams");
-  double top = 0.0;
-  for (const float value : streams) top = std::max(top, std::abs(static_cast<double>(value)));
-
-  std::vector<float> one_pass;
-  for (const std::vector<std::size_t>& sizes :
-       std::vector<std::vector<std::size_t>>{{300}, {5, 64, 1, 130, 100}, {1}}) {
-    auto state = drafting_state(model, 300);
-    ds4::test::Recorder<float> recorder;
-    std::vector<float> logits;
-    std::span<const std::int32_t> left = ids;
-    for (std::size_t i = 0; !left.empty(); ++i) {
-      const std::size_t size = std::min(left.size(), sizes[std::min(i, sizes.size() - 1)]);
-      model.forward(state, left.first(size));
-      const auto rows = model.mtp_logits(state, &recorder);
-      logits.insert(logits.end(), rows.flat().begin(), rows.flat().end());
-      left = left.subspan(size);
-    }
-    check_close("mtp_logits", std::span(std::as_const(logits)), expected,
-                1e-4 * ds4::test::standard_deviation(expected));
-    const std::string output =
-        "layers." + std::to_string(M::Config::num_hidden_layers) + ".output";
-    check_close("mtp_streams", std::span(std::as_const(recorder.values().at(output))), streams,
-                1e-4 * top);
-    if (one_pass.empty()) one_pass = logits;
-    CHECK(logits == one_pass);
-  }
+  ds4::test::check_golden_mtp(model);
 }
-
-namespace {
-
-/// Whether two states hold the same: every log ends at the same row, and the rows that both have
-/// are the same bytes.
-template <class State>
-bool same_rows(const State& a, const State& b) {
-  std::vector<std::vector<std::string>> rows[2];
-  std::vector<std::size_t> firsts[2];
-  const State* const states[2] = {&a, &b};
-  for (std::size_t i = 0; i < 2; ++i) {
-    states[i]->for_each_log([&](const auto& log, std::size_t, auto&&) {
-      firsts[i].push_back(log.first());
-      auto& of_log = rows[i].emplace_back();
-      std::string row(log.kWidth * ds4::dtype_size(log.dtype()), '\0');
-      for (std::size_t r = log.first(); r < log.end(); ++r) {
-        log.copy_row(r, reinterpret_cast<std::byte*>(row.data()));
-        of_log.push_back(row);
-      }
-    });
-  }
-  for (std::size_t l = 0; l < firsts[0].size(); ++l) {
-    const std::size_t first = std::max(firsts[0][l], firsts[1][l]);
-    const auto tail = [&](std::size_t i) {
-      const std::size_t skipped = std::min(first - firsts[i][l], rows[i][l].size());
-      return std::span(rows[i][l]).subspan(skipped);
-    };
-    if (!std::ranges::equal(tail(0), tail(1))) return false;
-  }
-  // The tokens of the last rows: as many as both have.
-  const std::size_t ids = std::min(a.mtp.ids.size(), b.mtp.ids.size());
-  return a.position == b.position &&
-         std::ranges::equal(std::span(a.mtp.ids).last(ids), std::span(b.mtp.ids).last(ids));
-}
-
-/// The greedy draft, and all logits that it was chosen by.
-template <class M>
-std::pair<std::vector<std::int32_t>, std::vector<float>> draft(M& model, typename M::State& state,
-                                                               std::int32_t next,
-                                                               std::size_t count) {
-  std::vector<float> all;
-  auto ids = model.draft(state, next, count, [&](std::span<const float> logits) {
-    all.insert(all.end(), logits.begin(), logits.end());
-    return ds4::argmax(logits);
-  });
-  return {std::move(ids), std::move(all)};
-}
-
-}  // namespace
 
 TEST_CASE_TEMPLATE("mtp: no trace of drafts over 2,000 tokens, in two sequences and odd passes", M,
                    Quant, QuantSimd) {
-  constexpr std::size_t kTokens = 2000;
-  constexpr std::size_t kLimit = 9;
   M model = model_of<M>();
-  const auto ids = random_ids(kTokens + 8, 20);
-  const auto other_ids = random_ids(3 * kTokens, 21);
-  const std::span<const std::int32_t> all = ids;
-  auto never = drafting_state(model, kLimit);
-  std::vector<float> logits;  // of a run that never drafted
-  std::vector<typename M::State> at_edges;
-  const auto lengths = edges<typename M::Config>();
-  for (std::size_t done = 0, e = 0; done < kTokens; ++e) {
-    const std::size_t end = e < lengths.size() ? lengths[e] : kTokens;
-    const auto rows = feed(model, never, all.subspan(done, end - done), {100, 1});
-    logits.insert(logits.end(), rows.begin(), rows.end());
-    at_edges.push_back(never);
-    done = end;
-  }
-
-  std::mt19937 random(22);
-  auto state = drafting_state(model, kLimit);
-  auto other = drafting_state(model, kLimit);  // a sequence beside it, some tokens ahead
-  model.prefill(other, std::span(other_ids).first(70));
-  model.prefill(state, all.first(1));
-  std::size_t wrong = 0;
-  std::size_t compared = 0;
-  while (state.position < kTokens) {
-    // A draft; as the text is random, its first tokens are set right and the others are wrong.
-    const std::size_t position = state.position;
-    const auto next_edge = std::ranges::upper_bound(lengths, position);
-    const std::size_t end = next_edge == lengths.end() ? kTokens : *next_edge;
-    auto drafted = draft(model, state, ids[position], random() % 5).first;
-    const std::size_t right = std::min<std::size_t>(random() % (drafted.size() + 1),
-                                                    end - position - 1);
-    std::vector<std::int32_t> pass{ids[position]};
-    for (std::size_t i = 0; i < drafted.size(); ++i) {
-      const std::int32_t id = ids[position + 1 + i];
-      pass.push_back(i < right ? id : (id + 1 + static_cast<std::int32_t>(random() % 200)) % 256);
-    }
-    const auto beside_drafted = draft(model, other, 5, 1 + random() % 3).first;
-    std::vector<std::int32_t> beside{other_ids[other.position]};
-    beside.insert(beside.end(), beside_drafted.begin(), beside_drafted.end());
-    const std::vector<typename M::Sequence> batch{{&other, beside}, {&state, pass}};
-    const auto rows = model.forward(batch, ds4::LogitsOf::all);
-    if (!std::ranges::equal(rows.view().rows(beside.size(), right + 1).flat(),
-                            std::span(logits).subspan(position * M::V, (right + 1) * M::V))) {
-      ++wrong;
-    }
-    other.rollback(beside_drafted.size());
-    state.rollback(drafted.size() - right);
-
-    const auto edge = std::ranges::find(lengths, state.position);
-    if (edge == lengths.end()) continue;
-    const auto at = static_cast<std::size_t>(edge - lengths.begin());
-    ++compared;
-    CHECK(same_rows(state, at_edges[at]));
-    // What is drafted next is what a state without any history of drafts gives.
-    auto fresh = at_edges[at];
-    CHECK(draft(model, state, 7, 3) == draft(model, fresh, 7, 3));
-  }
-  CHECK(wrong == 0);
-  CHECK(compared == lengths.size());
-  auto end = at_edges.back();
-  CHECK(same_rows(state, end));
-  CHECK(draft(model, state, 7, 4) == draft(model, end, 7, 4));
+  ds4::test::check_no_trace_of_drafts(model, 2000);
 }
 
 TEST_CASE_TEMPLATE("mtp: a draft changes nothing but what the next one has to make up for", M,
@@ -292,8 +139,10 @@ TEST_CASE("mtp: what cannot be drafted") {
   auto plain = without.new_state();
   plain.keep_drafts();
   without.prefill(plain, random_ids(10, 32));
-  CHECK(error_text([&] { without.draft(plain, 1, 1, first); }) ==
-        "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
-  CHECK(error_text([&] { without.mtp_logits(plain); }) ==
-        "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
+  CHECK(
+      error_text([&] { without.draft(plain, 1, 1, first); }) ==
+      "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
+  CHECK(
+      error_text([&] { without.mtp_logits(plain); }) ==
+      "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
 }

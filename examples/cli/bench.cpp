@@ -411,8 +411,7 @@ void bench(const BenchOptions& options) {
     json["roofline_share"] = share;
     json["state_bytes"] = point.state_bytes;
     if (length) {
-      const double drafting =
-          static_cast<double>(options.decode) / median(point.drafting.seconds);
+      const double drafting = static_cast<double>(options.decode) / median(point.drafting.seconds);
       const DraftTotals& totals = point.drafting.length->totals();
       json["draft"] = {{"decode_tokens_per_s", drafting},
                        {"speed_up", drafting / decode},
@@ -469,11 +468,12 @@ void bench(const BenchOptions& options) {
          point["state_bytes"].get<double>() / 1e6);
     if (!point.contains("draft")) continue;
     const Json& draft = point["draft"];
-    line("  with --draft %s: decode %.2f tokens/s, %.2f x the speed without; %.1f %% of %zu drafted "
-         "tokens accepted, %.2f tokens a pass\n",
-         options.draft.c_str(), draft["decode_tokens_per_s"].get<double>(),
-         draft["speed_up"].get<double>(), 100.0 * draft["acceptance"].get<double>(),
-         draft["drafted"].get<std::size_t>(), draft["tokens_per_pass"].get<double>());
+    line(
+        "  with --draft %s: decode %.2f tokens/s, %.2f x the speed without; %.1f %% of %zu drafted "
+        "tokens accepted, %.2f tokens a pass\n",
+        options.draft.c_str(), draft["decode_tokens_per_s"].get<double>(),
+        draft["speed_up"].get<double>(), 100.0 * draft["acceptance"].get<double>(),
+        draft["drafted"].get<std::size_t>(), draft["tokens_per_pass"].get<double>());
   }
   for (const Json& of : verification) {
     line("a pass of %zu: %.2f x the time of one token, %.2f x the bytes\n",

@@ -37,12 +37,14 @@ inline void add_draft_option(CLI::App& verb, std::string& draft) {
   const std::string most = std::to_string(DraftLength::kMost);
   verb.add_option("--draft", draft,
                   "Tokens that the multi-token-prediction layer guesses for each pass to verify: 1 "
-                  "to " + most + ", auto (as many as pay), or off")
+                  "to " +
+                      most + ", auto (as many as pay), or off")
       ->capture_default_str()
       ->check([most](const std::string& text) {
         const bool valid = text == "off" || parse_draft_length(text);
-        return valid ? "" : "expected a number from 1 to " + most + ", auto or off, found " +
-                                detail::in_quotes(text);
+        return valid ? ""
+                     : "expected a number from 1 to " + most + ", auto or off, found " +
+                           detail::in_quotes(text);
       });
 }
 

@@ -17,8 +17,8 @@
 #include <ds4/observer.hpp>
 
 #include "cli/any_model.hpp"
-#include "cli/drafting.hpp"
 #include "cli/chunks.hpp"
+#include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -139,8 +139,8 @@ void logits(const LogitsOptions& options) {
   catch_interrupts();
   SafetensorsWriter writer(options.out,
                            specify(sequences, model->config(), options.layers, options.mtp));
-  const std::size_t longest_pass = std::max(
-      kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
+  const std::size_t longest_pass =
+      std::max(kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
   std::vector<AnyState> states(sequences.size());
   for (AnyState& state : states) {
     // The streams of a whole pass stay for the extra layer.

@@ -67,8 +67,8 @@ MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, cons
   if (drafted > 0 && is_planned(choice)) {
     const std::size_t rows =
         std::min(prompt, model.config().sliding_window + kDefaultRollbackLimit);
-    scratch = std::max(scratch, draft_memory(model.config(),
-                                             pass_shape(model, choice, rows, 1, position, 1)));
+    scratch = std::max(
+        scratch, draft_memory(model.config(), pass_shape(model, choice, rows, 1, position, 1)));
   }
   return {.scratch = model.scratch_bytes(),
           .state = model.state_bytes(state),

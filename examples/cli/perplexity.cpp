@@ -50,7 +50,7 @@ double negative_log_likelihood(std::span<const float> logits, std::int32_t id) {
 struct Sums {
   std::size_t predictions = 0;
   double nll = 0.0;
-  std::size_t guesses = 0;    ///< of the multi-token-prediction layer
+  std::size_t guesses = 0;     ///< of the multi-token-prediction layer
   std::size_t agreements = 0;  ///< of these with what the model chooses one token later
 };
 

@@ -136,8 +136,8 @@ void run(const RunOptions& options) {
   if (interrupted()) summary += "; interrupted";
   if (length) summary += "\n" + to_string(length->totals());
   summary += "\nmemory: " +
-             to_string(sequence_memory(*model, options.model, state, prompt,
-                                       model->position(state), length ? length->longest() : 0));
+             to_string(sequence_memory(*model, options.model, state, prompt, model->position(state),
+                                       length ? length->longest() : 0));
   print_error(summary + "\n");
   if (interrupted()) throw Quit{};
 }

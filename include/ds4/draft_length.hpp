@@ -25,9 +25,9 @@ struct DraftTotals {
   std::size_t drafted = 0;
   std::size_t accepted = 0;
   ///@}
-  double seconds = 0.0;        ///< of all steps
+  double seconds = 0.0;         ///< of all steps
   std::size_t plain_steps = 0;  ///< without a draft
-  double plain_seconds = 0.0;  ///< of these
+  double plain_seconds = 0.0;   ///< of these
 
   /// Adds a step.
   void add(const DraftStep& step) {
@@ -60,8 +60,8 @@ struct DraftTotals {
 ///
 /// An automatic length is the one whose expected tokens per second are most, by running means of
 /// how often each place of a draft was accepted and of how long steps of each length took. Drafts
-/// may lose the time of one plain step and 1.5 % of all: that bounds what trying costs where drafts do
-/// not pay, and stops them where they cease to.
+/// may lose the time of one plain step and 1.5 % of all: that bounds what trying costs where drafts
+/// do not pay, and stops them where they cease to.
 class DraftLength {
  public:
   /// The longest draft.

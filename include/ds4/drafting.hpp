@@ -52,8 +52,8 @@ std::vector<std::int32_t> decode_with_drafts(
   }
   if (accepted == drafts.size()) chosen.push_back(sampler(logits[accepted].flat()));
   state.rollback(drafts.size() - accepted);
-  length.report({drafts.size(), accepted,
-                 std::chrono::duration<double>(Clock::now() - start).count()});
+  length.report(
+      {drafts.size(), accepted, std::chrono::duration<double>(Clock::now() - start).count()});
   return chosen;
 }
 

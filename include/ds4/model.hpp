@@ -211,9 +211,9 @@ class Model {
                 const typename B::template Parameter<D>& norm, RowsView<const Element, N, D> last,
                 Finish&& finish) const;
 
-  /// The multi-token-prediction layer on the rows `first`, ... of a sequence, `next` the tokens that
-  /// follow each. Returns the logits [rows, V] of the last `rows` of them; of the others only what
-  /// these see is made. `chain`: the last one's streams stand for those of the next position.
+  /// The multi-token-prediction layer on the rows `first`, ... of a sequence, `next` the tokens
+  /// that follow each. Returns the logits [rows, V] of the last `rows` of them; of the others only
+  /// what these see is made. `chain`: the last one's streams stand for those of the next position.
   LogitsRows run_mtp(State& state, std::size_t first, std::span<const std::int32_t> next,
                      std::size_t rows, bool chain, StageObserver<Scalar>* observer)
     requires(C::num_nextn_predict_layers > 0);
@@ -268,17 +268,17 @@ void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> 
 template <ModelConfig C, Backend B>
 void Model<C, B>::check_id(const std::string& where, std::int32_t id) {
   if (id < 0 || static_cast<std::size_t>(id) >= V) {
-    throw Error(where, "found id " + std::to_string(id) + ", expected 0 to " +
-                           std::to_string(V - 1));
+    throw Error(where,
+                "found id " + std::to_string(id) + ", expected 0 to " + std::to_string(V - 1));
   }
 }
 
 template <ModelConfig C, Backend B>
 void Model<C, B>::check_mtp() const {
   if (!has_mtp()) {
-    throw Error("draft", "expected a checkpoint with a multi-token-prediction layer, mtp.0.*, " +
-                             std::string(config().has_dspark ? "found a dspark drafter"
-                                                             : "found none"));
+    throw Error("draft",
+                "expected a checkpoint with a multi-token-prediction layer, mtp.0.*, " +
+                    std::string(config().has_dspark ? "found a dspark drafter" : "found none"));
   }
 }
 
@@ -350,9 +350,8 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  backend_.run([&](B& lane) {
-    run_pass(lane, ids, segments, layers, states, wanted, observer, finish);
-  });
+  backend_.run(
+      [&](B& lane) { run_pass(lane, ids, segments, layers, states, wanted, observer, finish); });
   weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
 }
@@ -363,8 +362,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
                            std::span<typename State::Layers* const> layers,
                            std::span<State* const> states, std::span<const std::int32_t> wanted,
-                           StageObserver<Scalar>* observer,
-                           Finish&& finish) const {
+                           StageObserver<Scalar>* observer, Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
   const PassRegion<B> whole(backend, observer, segments, wanted.size());
@@ -404,8 +402,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
       auto& streams = states[i]->mtp.streams;
       const auto all = X.template as<N * D>();
       ops::append(backend, streams, all.rows(segments[i].first, segments[i].count));
-      ops::forget_before(backend, streams,
-                         MtpLayer<C, B>::first_needed(segments[i].earliest()));
+      ops::forget_before(backend, streams, MtpLayer<C, B>::first_needed(segments[i].earliest()));
     }
   }
 
@@ -441,8 +438,8 @@ std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, st
     const std::size_t position = state.position;
     if (!state.keeps_drafts() || !state.mtp.reaches(position)) return drafted;
     // The pass that takes in `next` and the drafts has to fit.
-    count = std::min(count, C::max_position_embeddings - std::min(C::max_position_embeddings,
-                                                                  position + 1));
+    count = std::min(
+        count, C::max_position_embeddings - std::min(C::max_position_embeddings, position + 1));
     std::size_t first = state.mtp.next_row(position);
     std::vector<std::int32_t> ids = state.mtp.next_ids(first);
     ids.push_back(next);
@@ -517,8 +514,8 @@ auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::
     const auto part = [&](std::size_t begin, std::size_t count, const Segment& segment) {
       const typename Pass<C, B>::Rotary table{rotary.cos.rows(begin, count),
                                               rotary.sin.rows(begin, count)};
-      return Pass<C, B>{backend, next.subspan(begin, count), {&segment, 1}, table, table, observer,
-                        C::num_hidden_layers};
+      return Pass<C, B>{backend,  next.subspan(begin, count), {&segment, 1}, table, table,
+                        observer, C::num_hidden_layers};
     };
     auto states = scratch.template array<typename Mtp::Layer::State*>(1);
     states[0] = &state.mtp.layer;

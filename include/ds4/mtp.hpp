@@ -62,8 +62,7 @@ struct MtpLayer {
     }
     /// Whether the streams suffice for a draft behind `position` tokens.
     bool reaches(std::size_t position) const {
-      return position > 0 && streams.end() == position &&
-             streams.first() <= first_needed(position);
+      return position > 0 && streams.end() == position && streams.first() <= first_needed(position);
     }
     /// The first row that is to be made for a draft behind `position` tokens. Where what the window
     /// has does not reach back far enough, or not forth to the streams, it begins with these.
@@ -116,8 +115,9 @@ struct MtpLayer {
     visitor("norm.weight", norm);
   }
 
-  /// The layer's input X' [S, N, D] from the streams X [S, N, D], which become scratch, and the next
-  /// tokens [S]: e_proj(rms(embed[next]; enorm)) added to every stream of h_proj(rms(X; hnorm)).
+  /// The layer's input X' [S, N, D] from the streams X [S, N, D], which become scratch, and the
+  /// next tokens [S]: e_proj(rms(embed[next]; enorm)) added to every stream of h_proj(rms(X;
+  /// hnorm)).
   template <class Embed>
   void project(B& backend, RowsView<T, N, D> input, RowsView<T, N, D> X,
                std::span<const typename B::Index> next, const Embed& embed) const {

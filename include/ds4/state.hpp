@@ -48,8 +48,8 @@ class State {
   explicit State(std::size_t rollback_limit = kDefaultRollbackLimit)
       : rollback_limit_(rollback_limit) {}
 
-  std::size_t position = 0;  ///< tokens taken in so far
-  Layers layers;             ///< what each layer keeps
+  std::size_t position = 0;       ///< tokens taken in so far
+  Layers layers;                  ///< what each layer keeps
   [[no_unique_address]] Mtp mtp;  ///< empty unless keeps_drafts()
 
   /// As given to the constructor.

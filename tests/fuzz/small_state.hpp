@@ -54,7 +54,7 @@ struct Config {
   static constexpr double hc_eps = 1e-6;
   static constexpr double rms_norm_eps = 1e-6;
   static constexpr std::size_t max_position_embeddings = 4096;
-  static constexpr std::size_t num_nextn_predict_layers = 0;
+  static constexpr std::size_t num_nextn_predict_layers = 1;
 };
 static_assert(checked_config<Config>());
 

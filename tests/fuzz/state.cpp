@@ -9,6 +9,21 @@
 
 namespace {
 
+/// What Model::draft does to a state, its pass apart.
+void draft(ds4::fuzz::State& state) {
+  const std::size_t position = state.position;
+  if (!state.keeps_drafts() || !state.mtp.reaches(position)) return;
+  const std::size_t first = state.mtp.next_row(position);
+  const auto ids = state.mtp.next_ids(first);
+  ds4::fuzz::require(first + ids.size() + 1 == position, "tokens that are not those of the rows");
+  const ds4::Rows<float, decltype(state.mtp.streams)::kWidth> row(1);
+  for (std::size_t i = 0; i < ids.size() + 2; ++i) {
+    state.mtp.layer.window.append(ds4::Rows<float, ds4::fuzz::Config::head_dim>(1).view());
+  }
+  state.mtp.streams.append(row.view());
+  state.mtp.truncate(position);
+}
+
 void read(const std::string& bytes) {
   using namespace ds4;
   using fuzz::saved;
@@ -20,6 +35,8 @@ void read(const std::string& bytes) {
     const std::string copy = saved(state);
     fuzz::require(bytes.starts_with(copy), "a state that is not what the file says");
     State fork = state.fork();
+    draft(fork);
+    fuzz::require(saved(fork) == copy, "a draft that leaves a trace");
     state.bytes();
     state.rollback(state.rollback_available());
     fuzz::require(state.rollback_available() == 0, "a rollback that does not go all the way");

@@ -3,6 +3,7 @@
 #include <kokkos/spaces.hpp>
 
 #include <ds4/models/quant_config.hpp>
+#include <support/drafts.hpp>
 #include <support/golden_model.hpp>
 
 TEST_CASE_TEMPLATE("quant: golden logits and stages, in one pass, in chunks, as a batch", B,
@@ -13,4 +14,5 @@ TEST_CASE_TEMPLATE("quant: golden logits and stages, in one pass, in chunks, as 
   SUBCASE("batch") { check_batch(setup); }
   SUBCASE("greedy") { check_greedy(setup); }
   SUBCASE("stages") { check_stages(setup); }
+  SUBCASE("the multi-token-prediction layer") { ds4::test::check_golden_mtp(setup.model); }
 }

@@ -19,6 +19,7 @@
 #include <ds4/models/odd_config.hpp>
 #include <ds4/models/quant_config.hpp>
 #include <support/compare.hpp>
+#include <support/drafts.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
 #include <support/sequences.hpp>
@@ -81,6 +82,12 @@ TEST_CASE_TEMPLATE("kokkos: forks go their own ways, and what is rolled back lea
     fork.rollback(others.size());
     CHECK(ds4::test::feed(model, fork, all.subspan(edge, 9), {9}) == rows_of(edge, 9));
   }
+}
+
+TEST_CASE_TEMPLATE("kokkos: drafts leave no trace, of two sequences and in odd passes", B,
+                   DS4_HOST_BACKENDS) {
+  auto model = Quant<B>::load(data_dir("quant"));
+  ds4::test::check_no_trace_of_drafts(model, 600);
 }
 
 TEST_CASE_TEMPLATE("kokkos: a state that was written and read continues bit for bit", B,

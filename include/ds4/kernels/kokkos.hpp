@@ -288,8 +288,8 @@ class KokkosBackend {
     const std::byte* from = log.data() + (first - log.first()) * log.row_bytes();
     launch_("ds4::read_rows", moves(2 * rows.size()), rows.extent(0), kokkos::kTeam, 0,
             kokkos::StoreRows<Space>{reinterpret_cast<std::byte*>(raw(rows)),
-                                     reinterpret_cast<const float*>(from),
-                                     static_cast<int>(Width), false});
+                                     reinterpret_cast<const float*>(from), static_cast<int>(Width),
+                                     false});
   }
   template <class Log>
   void forget_before(Log& log, std::size_t row) {
