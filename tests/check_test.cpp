@@ -336,6 +336,14 @@ TEST_CASE("check: errors of the input, and stages that are not the same") {
   CHECK(text({1, 256}) == "ds4: token 1: found id 256, expected 0 to 255");
   CHECK(text({1, -1}) == "ds4: token 1: found id -1, expected 0 to 255");
 
+  for (const std::vector<std::size_t>& passes :
+       {std::vector<std::size_t>{}, std::vector<std::size_t>{2, 0}}) {
+    CHECK(error_text([&] {
+            check_backend(model, reference, std::vector<std::int32_t>{1}, {.passes = passes});
+          }) ==
+          "ds4: passes: found one of no tokens or none at all, expected at least one token each");
+  }
+
   // A backend of another schedule: layer 3 is HCA there, CSA here.
   auto quant = model_of<ds4::Model<ds4::models::quant>>();
   const std::vector<std::int32_t> ids(20, 1);

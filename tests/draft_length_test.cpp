@@ -49,8 +49,8 @@ TEST_CASE("draft length: fixed, after some steps to compare with") {
   auto length = DraftLength::fixed(3);
   std::mt19937 random(1);
   const Outcome outcome = decode(length, {}, 100, random);
-  CHECK(outcome.steps[0] == 3);
-  CHECK(outcome.steps[3] + 3 == length.totals().steps);
+  CHECK(outcome.steps[0] == 4);
+  CHECK(outcome.steps[3] + 4 == length.totals().steps);
   CHECK(DraftLength::fixed(100).totals().steps == 0);
   auto most = DraftLength::fixed(100);
   CHECK(decode(most, {}, 50, random).steps[DraftLength::kMost] > 0);

@@ -58,10 +58,10 @@ struct DraftTotals {
 
 /// Chooses the length of each draft. A value; it knows no clock but what it is told.
 ///
-/// An automatic length is the one whose expected tokens per second are most, by running means of
-/// how often each place of a draft was accepted and of how long steps of each length took. Drafts
-/// may lose the time of one plain step and 1.5 % of all: that bounds what trying costs where drafts
-/// do not pay, and stops them where they cease to.
+/// An automatic length is the one whose expected tokens per second are most, by how often each place
+/// of a draft was accepted of late and how long the last steps of each length took. Drafts may lose
+/// 1 % of all time and once most of a step: that bounds what trying costs where they do not pay, and
+/// stops them where they cease to.
 class DraftLength {
  public:
   /// The longest draft.
@@ -109,15 +109,16 @@ class DraftLength {
     for (std::size_t i = 0; i < std::min({n, step.accepted + 1, kMost}); ++i) {
       places_[i].add(i < step.accepted);
     }
-    // The first draft after plain steps has their rows to make up for.
-    if (n <= kMost && (n == 0 || last_ > 0)) times_[n].add(step.seconds);
+    // The first step of all is slow, and the first draft after plain steps has their rows to make.
+    const bool usual = n == 0 ? totals_.steps > 1 : last_ > 0;
+    if (n <= kMost && usual) times_[n].add(step.seconds);
     last_ = n;
     if (n > 0) {
-      const double plain = static_cast<double>(step.accepted + 1) * times_[0].mean;
+      const double plain = static_cast<double>(step.accepted + 1) * times_[0].median;
       loss_ = std::max(0.0, loss_ + step.seconds - plain);
       burst_ -= std::min<std::size_t>(burst_, 1);
     } else if (automatic_ && best() == 0 &&
-               loss_ + kBurst * (time(1) - times_[0].mean) < allowance()) {
+               loss_ + kBurst * (time(1) - times_[0].median) < allowance()) {
       burst_ = kBurst;
     }
   }
@@ -126,11 +127,12 @@ class DraftLength {
   const DraftTotals& totals() const { return totals_; }
 
  private:
-  static constexpr std::size_t kPlainSteps = 3;
-  static constexpr std::size_t kPlainTurn = 32;
+  static constexpr std::size_t kPlainSteps = 4;
+  static constexpr std::size_t kPlainTurn = 16;
   static constexpr std::size_t kNeighbourTurn = 16;
   static constexpr std::size_t kBurst = 2;
-  static constexpr double kMostLoss = 0.015;
+  static constexpr double kMostLoss = 0.01;  // of the time
+  static constexpr double kFreeLoss = 0.7;   // of a plain step, once
 
   /// How often a place's token was accepted where those before it were: a running mean, which
   /// begins with an assumption.
@@ -148,29 +150,31 @@ class DraftLength {
       return (accepted + assumption * assumed) / (tried + assumption);
     }
   };
-  /// Seconds of a step: a running mean.
+  /// Seconds of a step: the median of the last ones, which a busy machine's slow steps do not move.
   struct Time {
-    double mean = 0.0;
-    double count = 0.0;
+    std::array<double, 7> last{};
+    std::size_t count = 0;
+    double median = 0.0;
     void add(double seconds) {
-      constexpr double kMostWeight = 10.0;
-      count = std::min(count + 1.0, kMostWeight);
-      // One slow step, e.g. of a busy machine, moves the mean by no more than another would.
-      if (count > 1.0) seconds = std::clamp(seconds, 0.5 * mean, 2.0 * mean);
-      mean += (seconds - mean) / count;
+      last[count++ % last.size()] = seconds;
+      auto sorted = last;
+      const std::size_t size = std::min(count, last.size());
+      const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>((size - 1) / 2);
+      std::nth_element(sorted.begin(), middle, sorted.begin() + static_cast<std::ptrdiff_t>(size));
+      median = *middle;
     }
   };
 
   /// Seconds that drafts may have lost by now.
-  double allowance() const { return times_[0].mean + kMostLoss * totals_.seconds; }
+  double allowance() const { return kFreeLoss * times_[0].median + kMostLoss * totals_.seconds; }
 
   /// Seconds of a step of this length: measured, or drawn on from shorter ones.
   double time(std::size_t length) const {
     constexpr double kPerToken = 0.4;  // of a plain step, before anything is known
-    double seconds = times_[0].mean;
+    double seconds = times_[0].median;
     double step = kPerToken * seconds;
     for (std::size_t n = 1; n <= length; ++n) {
-      const double next = times_[n].count > 0.0 ? times_[n].mean : seconds + step;
+      const double next = times_[n].count > 0 ? times_[n].median : seconds + step;
       step = next - seconds;
       seconds = next;
     }
@@ -179,11 +183,11 @@ class DraftLength {
 
   /// The length with the most tokens per second.
   std::size_t best() const {
-    constexpr double kWorthwhile = 1.02;  // less is within what measuring is off by
+    constexpr double kWorthwhile = 1.03;  // less is within what measuring is off by
     double expected = 1.0;
     double reached = 1.0;
     double assumed = 0.6;
-    double most = kWorthwhile / times_[0].mean;
+    double most = kWorthwhile / times_[0].median;
     std::size_t length = 0;
     for (std::size_t n = 1; n <= kMostAutomatic; ++n) {
       assumed = places_[n - 1].share(assumed);
