@@ -205,16 +205,24 @@ Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const Bench
       id = argmax(model.prefill(state, prompt).values);
       point.prefill_seconds.push_back(seconds_since(start));
     }
-    AnyState drafting;
-    if (length) drafting = state;
-    const double before = read_limit.bytes_per_s();
-    point.decode_seconds.push_back(decode_seconds(model, state, id, options.decode));
-    point.read_limits.push_back((before + read_limit.bytes_per_s()) / 2.0);
-    if (length) {
+    const auto decode = [&](AnyState decoding) {
+      const double before = read_limit.bytes_per_s();
+      point.decode_seconds.push_back(decode_seconds(model, decoding, id, options.decode));
+      point.read_limits.push_back((before + read_limit.bytes_per_s()) / 2.0);
+      point.state_bytes = model.state_bytes(decoding);
+    };
+    const auto draft = [&](AnyState drafting) {
       point.drafting.measure(model, drafting, id, options.decode);
-      state = std::move(drafting);
+    };
+    if (!length) {
+      decode(std::move(state));
+    } else if (i % 2 == 0) {  // in turns: machines grow faster and slower
+      decode(state);
+      draft(std::move(state));
+    } else {
+      draft(state);
+      decode(std::move(state));
     }
-    point.state_bytes = model.state_bytes(state);
   }
   return point;
 }

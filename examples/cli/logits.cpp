@@ -141,10 +141,11 @@ void logits(const LogitsOptions& options) {
                            specify(sequences, model->config(), options.layers, options.mtp));
   const std::size_t longest_pass =
       std::max(kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
+  // The streams of a whole pass stay for the extra layer.
+  const std::size_t rollback_limit = options.mtp ? longest_pass : kDefaultRollbackLimit;
   std::vector<AnyState> states(sequences.size());
   for (AnyState& state : states) {
-    // The streams of a whole pass stay for the extra layer.
-    state = options.mtp ? model->new_state(longest_pass) : model->new_state();
+    state = model->new_state(rollback_limit);
     if (options.mtp) model->keep_drafts(state);
   }
   const std::size_t mtp_tensor =
@@ -181,7 +182,8 @@ void logits(const LogitsOptions& options) {
   memory.beside_page_cache = anonymous_bytes();
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     memory.state += model->state_bytes(states[i]);
-    memory.planned_state += planned_state(*model, options.model, sequences[i].size());
+    memory.planned_state +=
+        planned_state(*model, options.model, sequences[i].size(), options.mtp, rollback_limit);
   }
   print_error("memory: " + to_string(memory) + "\n");
 }

@@ -52,10 +52,10 @@ std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, st
 }
 
 std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,
-                          bool drafts) {
+                          bool drafts, std::size_t rollback_limit) {
   if (!is_planned(choice)) return 0;
   const bool f32 = choice.exact || storage_format(model) == StorageFormat::f32;
-  return state_memory(model.config(), position, f32 ? 4 : 2, kDefaultRollbackLimit, drafts);
+  return state_memory(model.config(), position, f32 ? 4 : 2, rollback_limit, drafts);
 }
 
 MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, const AnyState& state,

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <string>
 
+#include <ds4/memory_plan.hpp>
+
 #include "cli/any_model.hpp"
 #include "cli/model_choice.hpp"
 
@@ -30,7 +32,7 @@ std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, st
 
 /// Bytes that the state of a sequence of this length is planned to hold; 0 likewise.
 std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,
-                          bool drafts = false);
+                          bool drafts = false, std::size_t rollback_limit = kDefaultRollbackLimit);
 
 /// Resident bytes of this process that are not pages of files; 0 if the system does not say.
 std::size_t anonymous_bytes();

@@ -68,7 +68,8 @@ CheckReport check_backend(M& model, R& reference, std::span<const std::int32_t> 
   using ReferenceScalar = typename R::Scalar;
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
   if (options.passes.empty() || std::ranges::count(options.passes, std::size_t{0}) > 0) {
-    throw Error("passes", "found one of no tokens or none at all, expected at least one token each");
+    throw Error("passes",
+                "found one of no tokens or none at all, expected at least one token each");
   }
   detail::StageComparison comparison(reference.config(), reference.checkpoint());
   auto state = model.new_state();

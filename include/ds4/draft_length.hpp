@@ -58,10 +58,10 @@ struct DraftTotals {
 
 /// Chooses the length of each draft. A value; it knows no clock but what it is told.
 ///
-/// An automatic length is the one whose expected tokens per second are most, by how often each place
-/// of a draft was accepted of late and how long the last steps of each length took. Drafts may lose
-/// 1 % of all time and once most of a step: that bounds what trying costs where they do not pay, and
-/// stops them where they cease to.
+/// An automatic length is the one whose expected tokens per second are most, by how often each
+/// place of a draft was accepted of late and how long the last steps of each length took. Drafts
+/// may lose 1 % of all time and once most of a step: that bounds what trying costs where they do
+/// not pay, and stops them where they cease to.
 class DraftLength {
  public:
   /// The longest draft.
