@@ -201,7 +201,7 @@ TEST_CASE("program: bench --draft compares decoding with and without, and passes
   CHECK(contains(filled.out, "\na pass of 4: "));
   const TempDir dir;
   check_fails(ds4_program({"bench", "--text-file", dir.write("text", "Too short.")}), 1,
-              "found 4 tokens, expected at least 576 for the prompt and what is decoded");
+              "found 5 tokens, expected at least 576 for the prompt and what is decoded");
 }
 
 TEST_CASE("program: chat --draft answers as without") {
