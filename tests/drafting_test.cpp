@@ -27,7 +27,8 @@ using Austen = ds4::Model<ds4::models::austen, ds4::Simd>;
 
 const std::string kDir = std::string(DS4_MODELS) + "/austen";
 
-Austen austen() { return Austen::load(kDir, ds4::Simd({.threads = 2})); }
+// One thread: tests run beside each other.
+Austen austen() { return Austen::load(kDir, ds4::Simd({.threads = 1})); }
 
 std::vector<std::int32_t> prompt() {
   auto ids = ds4::Tokenizer::load(kDir).encode(

@@ -159,18 +159,6 @@ TEST_CASE("program: logits --mtp, whatever the chunks, and the agreement that pe
   CHECK(contains(result.out, expected));
 }
 
-TEST_CASE("program: the extra layer of the default model agrees as often as its makers say") {
-  // 65 % of the positions of the held-out text.
-  const Result result = ds4_program({"perplexity", "--model", kAusten, "--text-file",
-                                     DS4_TEST_DATA "/austen/heldout.txt", "--mtp"});
-  REQUIRE(result.code == 0);
-  const std::size_t at = result.out.find("agreement: ");
-  REQUIRE(at != std::string::npos);
-  const double agreement = std::stod(result.out.substr(at + 11));
-  CHECK(agreement > 64.0);
-  CHECK(agreement < 66.0);
-}
-
 TEST_CASE("program: bench --draft compares decoding with and without, and passes of 1 to 4") {
   for (const std::string draft : {"2", "auto"}) {
     const Result result =
