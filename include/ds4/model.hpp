@@ -190,7 +190,8 @@ class Model {
 
   static void check_input(const State& state, std::span<const std::int32_t> ids);
   static void check_id(const std::string& where, std::int32_t id);
-  void check_mtp() const;
+  /// Throws ds4::Error if there is none.
+  const MtpLayer<C, B>& checked_mtp() const;
 
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
   /// y, the final norm's output [rows, D] of the tokens that get logits.
@@ -274,12 +275,14 @@ void Model<C, B>::check_id(const std::string& where, std::int32_t id) {
 }
 
 template <ModelConfig C, Backend B>
-void Model<C, B>::check_mtp() const {
-  if (!has_mtp()) {
+const MtpLayer<C, B>& Model<C, B>::checked_mtp() const {
+  const std::optional<MtpLayer<C, B>>& mtp = weights_->mtp;
+  if (!mtp) {
     throw Error("draft",
                 "expected a checkpoint with a multi-token-prediction layer, mtp.0.*, " +
                     std::string(config().has_dspark ? "found a dspark drafter" : "found none"));
   }
+  return *mtp;
 }
 
 template <ModelConfig C, Backend B>
@@ -431,7 +434,7 @@ template <ModelConfig C, Backend B>
 template <class Choose>
 std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, std::size_t count,
                                              Choose&& choose) {
-  check_mtp();
+  checked_mtp();
   check_id("token", next);
   std::vector<std::int32_t> drafted;
   if constexpr (C::num_nextn_predict_layers > 0) {
@@ -463,7 +466,7 @@ std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, st
 
 template <ModelConfig C, Backend B>
 auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> LogitsRows {
-  check_mtp();
+  checked_mtp();
   LogitsRows logits;
   if constexpr (C::num_nextn_predict_layers > 0) {
     const std::size_t position = state.position;
@@ -488,7 +491,7 @@ auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::
   requires(C::num_nextn_predict_layers > 0)
 {
   using Mtp = MtpLayer<C, B>;
-  const Mtp& mtp = *weights_->mtp;
+  const Mtp& extra = checked_mtp();
   const std::size_t S = host_next.size();
   const std::size_t seen = S - rows;  // rows that others only see
   // What is forgotten is what a rollback cannot reach: the row of the last token, and a draft's,
@@ -509,7 +512,7 @@ auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::
       auto streams_memory = backend.scratch();
       auto X = streams_memory.template rows<N, D>(S);
       ops::read_rows(backend, X.template as<N * D>(), state.mtp.streams, first);
-      mtp.project(backend, input, X, next, weights_->embed);
+      extra.project(backend, input, X, next, weights_->embed);
     }
     const auto part = [&](std::size_t begin, std::size_t count, const Segment& segment) {
       const typename Pass<C, B>::Rotary table{rotary.cos.rows(begin, count),
@@ -520,15 +523,15 @@ auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::
     auto states = scratch.template array<typename Mtp::Layer::State*>(1);
     states[0] = &state.mtp.layer;
     if (seen > 0) {
-      mtp.layer.append_window(part(0, seen, segments[0]), input.rows(0, seen), states);
+      extra.layer.append_window(part(0, seen, segments[0]), input.rows(0, seen), states);
     }
     const Pass<C, B> pass = part(seen, rows, segments[1]);
     const auto last = input.rows(seen, rows);
-    mtp.layer.forward(pass, last, states);
+    extra.layer.forward(pass, last, states);
     if (chain) {
       ops::append(backend, state.mtp.streams, last.rows(rows - 1, 1).template as<N * D>());
     }
-    run_head(pass, mtp.hc_head, mtp.norm, last,
+    run_head(pass, extra.hc_head, extra.norm, last,
              [&](B& lane, auto& memory, RowsView<const Element, D> y) {
                auto result = memory.template result<V>(logits.view());
                ops::linear(lane, result, y, weights_->head);
