@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <ds4/decoder_layer.hpp>
+#include <ds4/dtype.hpp>
 #include <ds4/hyper_connection.hpp>
 #include <ds4/pass.hpp>
 
