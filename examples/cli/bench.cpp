@@ -94,9 +94,7 @@ std::vector<std::int32_t> text_ids(const BenchOptions& options, const ConfigValu
                                    std::size_t count) {
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
   std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.text_file));
-  if (config.bos_token_id) {
-    ids.insert(ids.begin(), static_cast<std::int32_t>(*config.bos_token_id));
-  }
+  put_bos_in_front(ids, config);
   if (ids.size() < count) {
     throw Error(detail::printable(options.text_file, 1024),
                 "found " + std::to_string(ids.size()) + " tokens, expected at least " +
@@ -259,10 +257,9 @@ std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
                                              std::size_t repetitions) {
   constexpr std::size_t kMost = 4;
   constexpr std::size_t kPlaces = 8;
-  const WeightCost one = weight_cost(model.checkpoint(), model.config());
   const std::size_t k = model.config().num_experts_per_tok;
-  const double expert = weight_cost(model.checkpoint(), model.config(), "", 1, k + 1).bytes -
-                        weight_cost(model.checkpoint(), model.config(), "", 1, k).bytes;
+  const double one = weight_cost(model.checkpoint(), model.config()).bytes;
+  const double expert = weight_cost(model.checkpoint(), model.config(), "", 1, k + 1).bytes - one;
   std::vector<std::vector<double>> seconds(kMost);
   std::vector<ExpertsMet> experts(kMost);
   const std::size_t places = std::min(kPlaces, ids.size() - std::min(ids.size(), kMost));
@@ -285,7 +282,7 @@ std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
   std::vector<Verification> costs;
   for (std::size_t n = 1; n <= kMost && places > 0; ++n) {
     const double more = (experts[n - 1].mean() - static_cast<double>(k)) * expert;
-    costs.push_back({n, median(seconds[n - 1]) / median(seconds[0]), 1.0 + more / one.bytes});
+    costs.push_back({n, median(seconds[n - 1]) / median(seconds[0]), 1.0 + more / one});
   }
   return costs;
 }

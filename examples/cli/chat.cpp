@@ -27,6 +27,7 @@
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
 #include "cli/sampling.hpp"
+#include "cli/token_lists.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -145,15 +146,9 @@ class Chat {
   std::size_t room() const {
     return model_.config().max_position_embeddings - model_.position(session_.state);
   }
-  bool ends_text(std::int32_t id) const {
-    return std::ranges::count(model_.config().eos_token_ids, static_cast<std::size_t>(id)) != 0;
-  }
   void append_message(std::string_view text);
   /// Takes in the tokens that are pending; nothing if it is interrupted.
   std::optional<Logits> take_in();
-  /// Generates until next(id) is false; prints what happens before that end.
-  template <class Next>
-  void generate(const Logits& logits, std::size_t max_tokens, Next&& next);
   void tell_if_full() const {
     if (room() > 0) return;
     complain("ds4: context: found no room for more than " +
@@ -180,9 +175,7 @@ void Chat::reset() {
     append(encoding_->opening(options_.system));
     return;
   }
-  if (const auto bos = model_.config().bos_token_id) {
-    session_.ids.push_back(static_cast<std::int32_t>(*bos));
-  }
+  put_bos_in_front(session_.ids, model_.config());
   append(tokenizer_.encode_plain(options_.system));
 }
 
@@ -243,27 +236,6 @@ std::optional<Logits> Chat::take_in() {
   return logits;
 }
 
-template <class Next>
-void Chat::generate(const Logits& logits, std::size_t max_tokens, Next&& next) {
-  auto& [ids, state] = session_;
-  std::vector<std::int32_t> chosen{sampler_(logits.values)};
-  std::size_t left = max_tokens == 0 ? std::numeric_limits<std::size_t>::max() : max_tokens;
-  for (bool ended = false; !ended && !interrupted();) {
-    for (const std::int32_t id : chosen) {
-      ended = ended || !next(id);
-      if (ended) break;
-      ids.push_back(id);
-      --left;
-    }
-    if (ended || left == 0 || room() == 0) break;
-    chosen = decode_step(model_, state, ids.back(), sampler_, length_, left);
-  }
-  // A draft may have gone on behind the end of the answer.
-  if (const std::size_t taken = model_.position(state); taken > ids.size()) {
-    model_.rollback(state, taken - ids.size());
-  }
-}
-
 void Chat::answer(const Logits& logits) {
   // What follows the assistant token is taken in again without the reasoning.
   const std::size_t turn = session_.ids.size() - 1;
@@ -274,8 +246,9 @@ void Chat::answer(const Logits& logits) {
   }
   TurnReader reader(*encoding_, thinking_);
   AnswerPrinter printer;
-  generate(logits, options_.max_tokens.value_or(0), [&](std::int32_t id) {
-    printer.show(reader.push(ends_text(id) ? encoding_->tokens().end : id));
+  const std::size_t most = options_.max_tokens.value_or(std::numeric_limits<std::size_t>::max());
+  generate(model_, session_, logits, sampler_, length_, most, [&](std::int32_t id) {
+    printer.show(reader.push(ends_text(model_.config(), id) ? encoding_->tokens().end : id));
     return !reader.ended();
   });
   printer.show(reader.finish());
@@ -292,8 +265,9 @@ void Chat::answer(const Logits& logits) {
 
 void Chat::continue_text(const Logits& logits) {
   StreamDecoder decoder(tokenizer_);
-  generate(logits, options_.max_tokens.value_or(kPlainTokens), [&](std::int32_t id) {
-    if (ends_text(id)) return false;
+  const std::size_t most = options_.max_tokens.value_or(kPlainTokens);
+  generate(model_, session_, logits, sampler_, length_, most, [&](std::int32_t id) {
+    if (ends_text(model_.config(), id)) return false;
     print(decoder.push(id));
     return true;
   });

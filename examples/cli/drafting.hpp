@@ -1,6 +1,7 @@
 // --draft: how verbs that generate use the multi-token-prediction layer.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <ds4/config_values.hpp>
 #include <ds4/detail/messages.hpp>
 #include <ds4/draft_length.hpp>
 #include <ds4/error.hpp>
@@ -68,12 +70,38 @@ inline void expect_mtp(const AnyModel& model) {
                            std::string(model.config().has_dspark ? "a dspark drafter" : "none"));
 }
 
-/// Takes in `id` and chooses what follows: with drafts if there is a length, else one token.
-inline std::vector<std::int32_t> decode_step(AnyModel& model, AnyState& state, std::int32_t id,
-                                             Sampler& sampler, std::optional<DraftLength>& length,
-                                             std::size_t limit) {
-  if (length) return model.decode_with_drafts(state, id, sampler, *length, limit);
-  return {sampler(model.decode(state, id).values)};
+/// Whether a text ends with this token.
+inline bool ends_text(const ConfigValues& config, std::int32_t id) {
+  return std::ranges::count(config.eos_token_ids, static_cast<std::size_t>(id)) != 0;
+}
+
+/// Appends tokens to a session behind these logits: until next(id) refuses one, until there are
+/// `most` or the context is full, or until it is interrupted. With drafts if there is a length.
+/// Returns the tokens that decoding gave, the first one of all being the logits' own.
+template <class Next>
+std::size_t generate(AnyModel& model, AnySession& session, const Logits& logits, Sampler& sampler,
+                     std::optional<DraftLength>& length, std::size_t most, Next&& next) {
+  auto& [ids, state] = session;
+  // The last token is not taken in, hence one more than the context has room for.
+  std::size_t left =
+      std::min(most, model.config().max_position_embeddings - model.position(state) + 1);
+  std::size_t decoded = 0;
+  std::vector<std::int32_t> chosen{sampler(logits.values)};
+  while (left > 0 && !interrupted()) {
+    const auto end = std::ranges::find_if_not(chosen, next);
+    ids.insert(ids.end(), chosen.begin(), end);
+    left -= static_cast<std::size_t>(end - chosen.begin());
+    if (end != chosen.end() || left == 0) break;
+    const std::int32_t id = ids.back();
+    chosen = length ? model.decode_with_drafts(state, id, sampler, *length, left)
+                    : std::vector{sampler(model.decode(state, id).values)};
+    decoded += chosen.size();
+  }
+  // A draft may have gone on behind the end.
+  if (const std::size_t taken = model.position(state); taken > ids.size()) {
+    model.rollback(state, taken - ids.size());
+  }
+  return decoded;
 }
 
 /// "drafts: 64.8 % of 120 tokens accepted, 1.65 tokens a pass, 1.41 x the speed without"

@@ -1,5 +1,4 @@
 // ds4 run: continues a prompt and streams the text.
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +24,7 @@
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/sampling.hpp"
+#include "cli/token_lists.hpp"
 #include "cli/verbs.hpp"
 
 namespace ds4::cli {
@@ -62,12 +62,9 @@ std::string tokens_per_second(std::size_t tokens, double seconds) {
 /// the tokenizer does not add that.
 void append_prompt(std::vector<std::int32_t>& ids, const RunOptions& options,
                    const ConfigValues& config, const Tokenizer& tokenizer) {
-  const std::vector<std::int32_t> prompt = tokenizer.encode(
+  std::vector<std::int32_t> prompt = tokenizer.encode(
       options.prompt_file.empty() ? options.prompt : read_file(options.prompt_file));
-  if (ids.empty() && config.bos_token_id) {
-    const auto bos = static_cast<std::int32_t>(*config.bos_token_id);
-    if (prompt.empty() || prompt.front() != bos) ids.push_back(bos);
-  }
+  if (ids.empty()) put_bos_in_front(prompt, config);
   ids.insert(ids.end(), prompt.begin(), prompt.end());
   if (ids.empty()) {
     throw Error("config.json", "found no bos_token_id, expected one or a prompt to begin with");
@@ -92,36 +89,19 @@ void run(const RunOptions& options) {
   if (ids.size() == model->position(state)) model->rollback(state, 1);
   const std::size_t prompt = ids.size() - model->position(state);
   const Stopwatch prompt_time;
-  std::vector<std::int32_t> chosen{
-      sampler(model->prefill(state, std::span(ids).last(prompt)).values)};
+  const Logits logits = model->prefill(state, std::span(ids).last(prompt));
   const double prompt_seconds = prompt_time.seconds();
 
-  // The last token is not taken in, hence one more than the context has room for.
-  const std::size_t room = config.max_position_embeddings - ids.size() + 1;
-  const std::size_t max_tokens = std::min(options.max_tokens, room);
-  std::size_t generated = 0;
-  std::size_t decoded = 0;
+  const std::size_t before = ids.size();
   const Stopwatch decode_time;
-  const auto ends_text = [&](std::int32_t id) {
-    return std::ranges::count(config.eos_token_ids, static_cast<std::size_t>(id)) != 0;
-  };
-  for (bool ended = false; !ended && generated < max_tokens && !interrupted();) {
-    for (const std::int32_t id : chosen) {
-      ended = ended || ends_text(id);
-      if (ended) break;
-      print(decoder.push(id));
-      ids.push_back(id);
-      ++generated;
-    }
-    if (ended || generated == max_tokens) break;
-    chosen = decode_step(*model, state, ids.back(), sampler, length, max_tokens - generated);
-    decoded += chosen.size();
-  }
+  const std::size_t decoded =
+      generate(*model, session, logits, sampler, length, options.max_tokens, [&](std::int32_t id) {
+        if (ends_text(config, id)) return false;
+        print(decoder.push(id));
+        return true;
+      });
   const double decode_seconds = decode_time.seconds();
-  // A draft may have gone on behind the end of the text.
-  if (const std::size_t taken = model->position(state); taken > ids.size()) {
-    model->rollback(state, taken - ids.size());
-  }
+  const std::size_t generated = ids.size() - before;
   print(decoder.finish());
   if (output_is_terminal()) print("\n");
   if (!options.save_session.empty()) model->save_session(options.save_session, ids, state);

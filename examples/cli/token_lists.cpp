@@ -78,6 +78,12 @@ void check_token_lists(std::string_view file, const std::vector<std::vector<std:
   }
 }
 
+void put_bos_in_front(std::vector<std::int32_t>& ids, const ConfigValues& config) {
+  if (!config.bos_token_id) return;
+  const auto bos = static_cast<std::int32_t>(*config.bos_token_id);
+  if (ids.empty() || ids.front() != bos) ids.insert(ids.begin(), bos);
+}
+
 std::vector<std::string> parse_texts(std::string_view name, std::string_view json) {
   const std::string where = detail::printable(name, 1024);
   nlohmann::json root = detail::parse_json(where, json);

@@ -22,6 +22,10 @@ std::vector<std::vector<std::int32_t>> read_token_lists(const std::string& file)
 void check_token_lists(std::string_view file, const std::vector<std::vector<std::int32_t>>& lists,
                        const ConfigValues& config);
 
+/// Puts the begin-of-sequence token, which the tokenizer does not add, in front unless it is there
+/// or there is none.
+void put_bos_in_front(std::vector<std::int32_t>& ids, const ConfigValues& config);
+
 /// An array of strings. Throws ds4::Error at `where` for anything else.
 std::vector<std::string> parse_texts(std::string_view where, std::string_view json);
 

@@ -175,7 +175,8 @@ void Attention<C, Ratio, B>::forward(const Pass<C, B>& pass, RowsView<T, D> out,
   if constexpr (kIndexed) {
     auto keys = scratch.template array<typename Index::State*>(states.size());
     for (std::size_t i = 0; i < states.size(); ++i) keys[i] = &states[i]->indexer;
-    indexer.pick(pass, picks, x, qr, keys);
+    // The choice has no gradient: the indexer learns from a loss of its own.
+    indexer.pick(pass, picks, ops::detached(backend, x), ops::detached(backend, qr), keys);
   }
 
   auto sources = scratch.template array<KeySource<KeyLog>>(states.size());

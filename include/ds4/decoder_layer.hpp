@@ -81,22 +81,27 @@ void DecoderLayer<C, Ratio, Router, B>::forward(const Pass<C, B>& pass, RowsView
   const std::size_t S = pass.rows();
   B& backend = pass.backend;
   const auto region = pass.region(LayerInfo{pass.layer, Ratio, attention_kind<C>(Ratio), Router});
+  {
+    auto scratch = backend.scratch();
+    auto c = scratch.template rows<D>(S);
+    auto y = scratch.template rows<D>(S);
+    auto post = scratch.template rows<N>(S);
+    auto comb = scratch.template rows<N, N>(S);
+    hc_attn.read(pass, c, post, comb, X);
+    pass.observe("attn_hc.collapsed", c);
+    pass.observe("attn_hc.post", post);
+    pass.observe("attn_hc.comb", comb);
+    ops::rms_norm(backend, c, c, attn_norm, C::rms_norm_eps);
+    pass.observe("attn.input", c);
+    attn.forward(pass, y, c, states);
+    pass.observe("attn.output", y);
+    hc_attn.mix(pass, X, post, comb, y);
+  }
   auto scratch = backend.scratch();
   auto c = scratch.template rows<D>(S);
   auto y = scratch.template rows<D>(S);
   auto post = scratch.template rows<N>(S);
   auto comb = scratch.template rows<N, N>(S);
-
-  hc_attn.read(pass, c, post, comb, X);
-  pass.observe("attn_hc.collapsed", c);
-  pass.observe("attn_hc.post", post);
-  pass.observe("attn_hc.comb", comb);
-  ops::rms_norm(backend, c, c, attn_norm, C::rms_norm_eps);
-  pass.observe("attn.input", c);
-  attn.forward(pass, y, c, states);
-  pass.observe("attn.output", y);
-  hc_attn.mix(pass, X, post, comb, y);
-
   hc_ffn.read(pass, c, post, comb, X);
   pass.observe("ffn_hc.collapsed", c);
   pass.observe("ffn_hc.post", post);

@@ -25,6 +25,7 @@
 #include <ds4/kernels/reference.hpp>
 #include <ds4/layer_sequence.hpp>
 #include <ds4/memory_plan.hpp>
+#include <ds4/model_weights.hpp>
 #include <ds4/mtp.hpp>
 #include <ds4/pass.hpp>
 #include <ds4/rotary.hpp>
@@ -140,18 +141,7 @@ class Model {
   static constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
   static constexpr std::size_t kPrefillChunk = prefill_chunk(C{}, sizeof(Scalar));
 
-  struct LayerWeights {
-    template <std::size_t Ratio, RouterKind Router>
-    using element = DecoderLayer<C, Ratio, Router, B>;
-  };
-
-  struct Weights {
-    typename B::template Matrix<V, D> embed;
-    LayerSequence<C, LayerWeights> layers;
-    HyperHead<C, B> hc_head;
-    typename B::template Parameter<D> norm;
-    typename B::template Matrix<V, D> head;
-    std::optional<MtpLayer<C, B>> mtp;
+  struct Weights : ModelWeights<C, B> {
     ConfigValues config;
     Checkpoint checkpoint;  // keeps the files mapped
     // Of each layer, and last of the head: what every token reads, as stored.
@@ -170,18 +160,6 @@ class Model {
         std::from_chars(name.data() + kLayers.size(), name.data() + name.size(), layer);
         dense[layer].push_back(tensor.data);
       }
-    }
-
-    template <class Visitor>
-    void visit(Visitor&& visitor) {
-      visitor.rows("embed.weight", embed);
-      layers.for_each([&](std::size_t i, auto& layer) {
-        visitor.group("layers." + std::to_string(i) + ".", layer);
-      });
-      visitor.group("hc_head_", hc_head);
-      visitor("norm.weight", norm);
-      visitor("head.weight", head);
-      if (mtp) visitor.group("mtp.0.", *mtp);
     }
   };
 
@@ -225,14 +203,7 @@ class Model {
 
 template <ModelConfig C, Backend B>
 Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
-  const std::filesystem::path config_file = dir / "config.json";
-  const ConfigValues config = read_config(config_file);
-  detail::Problems problems;
-  for (const FieldDifference& field : compare(config, config_values<C>())) {
-    problems.add(field.field + ": found " + field.found + ", expected " + field.expected);
-  }
-  problems.throw_if_any(detail::printable_path(config_file));
-
+  const ConfigValues config = read_config_of<C>(dir);
   auto weights = std::make_shared<Weights>(Checkpoint::open(dir));
   weights->config = config;
   const Checkpoint& checkpoint = weights->checkpoint;
@@ -240,14 +211,8 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes, checkpoint.tells_residency());
   WeightLoader<B> loader(checkpoint, backend);
-  const bool has_extra_layer = std::ranges::any_of(
-      checkpoint.tensors(),
-      [](const StoredTensor& tensor) { return tensor.name.starts_with("mtp.0."); });
-  if (weights->config.has_dspark) {
-    loader.set_aside("mtp.");
-  } else if (C::num_nextn_predict_layers > 0 && has_extra_layer) {
-    weights->mtp.emplace();
-  }
+  if (weights->config.has_dspark) loader.set_aside("mtp.");
+  if (has_mtp_layer(weights->config, checkpoint)) weights->mtp.emplace();
   weights->visit(loader);
   loader.finish();
   weights->find_dense();
@@ -372,18 +337,11 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   auto scratch = backend.scratch();
   const auto ids = scratch.upload(host_ids);
   const auto rows = scratch.upload(wanted);
-  const auto table = [&](AttentionKind kind) {
-    RotaryTable<Element, kPairs> rotary{scratch.template rows<kPairs>(S),
-                                        scratch.template rows<kPairs>(S)};
-    for (const Segment& segment : segments) {
-      ops::rotary_table(backend,
-                        RotaryTable<Element, kPairs>{rotary.cos.rows(segment.first, segment.count),
-                                                     rotary.sin.rows(segment.first, segment.count)},
-                        segment.position, 1, rotary_frequencies<C>(kind));
-    }
-    return rotary;
-  };
-  Pass<C, B> pass{backend, ids, segments, table(AttentionKind::sliding), table(AttentionKind::csa),
+  Pass<C, B> pass{backend,
+                  ids,
+                  segments,
+                  rotary_of<C>(backend, scratch, segments, AttentionKind::sliding),
+                  rotary_of<C>(backend, scratch, segments, AttentionKind::csa),
                   observer};
 
   backend.read_ahead(w.dense[0]);
@@ -446,20 +404,17 @@ std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, st
     std::size_t first = state.mtp.next_row(position);
     std::vector<std::int32_t> ids = state.mtp.next_ids(first);
     ids.push_back(next);
-    try {
-      while (drafted.size() < count) {
-        const LogitsRows logits =
-            run_mtp(state, first, ids, 1, drafted.size() + 1 < count, nullptr);
-        drafted.push_back(choose(logits.flat()));
-        check_id("draft " + std::to_string(drafted.size()), drafted.back());
-        first += ids.size();
-        ids = {drafted.back()};
-      }
-    } catch (...) {
-      state.mtp.truncate(position);
-      throw;
+    struct Restored {  // also if choose throws
+      State& state;
+      ~Restored() { state.mtp.truncate(state.position); }
+    } const restored{state};
+    while (drafted.size() < count) {
+      const LogitsRows logits = run_mtp(state, first, ids, 1, drafted.size() + 1 < count, nullptr);
+      drafted.push_back(choose(logits.flat()));
+      check_id("draft " + std::to_string(drafted.size()), drafted.back());
+      first += ids.size();
+      ids = {drafted.back()};
     }
-    state.mtp.truncate(position);
   }
   return drafted;
 }

@@ -11,6 +11,7 @@
 #include <ds4/config.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/observer.hpp>
+#include <ds4/rotary.hpp>
 #include <ds4/tensor.hpp>
 
 namespace ds4::inline v0_1 {
@@ -56,6 +57,24 @@ class PassRegion {
   Observer* observer_;
   decltype(std::declval<B&>().region("")) marked_;
 };
+
+/// The rotary table [S, r/2] of a pass over these segments for layers of this kind, in scratch
+/// memory.
+template <ModelConfig C, Backend B, class Scratch>
+RotaryTable<typename B::Element, C::qk_rope_head_dim / 2> rotary_of(
+    B& backend, Scratch& scratch, std::span<const Segment> segments, AttentionKind kind) {
+  constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
+  using Table = RotaryTable<typename B::Element, kPairs>;
+  const std::size_t S = segments.back().first + segments.back().count;
+  const Table rotary{scratch.template rows<kPairs>(S), scratch.template rows<kPairs>(S)};
+  for (const Segment& segment : segments) {
+    ops::rotary_table(backend,
+                      Table{rotary.cos.rows(segment.first, segment.count),
+                            rotary.sin.rows(segment.first, segment.count)},
+                      segment.position, 1, rotary_frequencies<C>(kind));
+  }
+  return rotary;
+}
 
 /// The tokens of one pass, S rows from one or more sequences, and the tables they share.
 template <ModelConfig C, Backend B>

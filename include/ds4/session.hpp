@@ -127,12 +127,7 @@ Session<State> read_session(std::istream& stream, const std::string& where) {
     in.fail("found a state of " + std::to_string(session.state.position) +
             " tokens, expected at most " + std::to_string(session.ids.size()));
   }
-  for (const std::int32_t id : session.ids) {
-    if (id < 0 || static_cast<std::size_t>(id) >= State::Config::vocab_size) {
-      in.fail("found id " + std::to_string(id) + ", expected 0 to " +
-              std::to_string(State::Config::vocab_size - 1));
-    }
-  }
+  in.expect_ids(session.ids, State::Config::vocab_size);
   return session;
 }
 

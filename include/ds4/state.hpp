@@ -220,15 +220,9 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
   }
   state.keeps_drafts_ = keeps_drafts != 0;
   std::size_t number = 0;
-  state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+  const auto read = [&](auto& log, std::size_t end, std::size_t needed) {
     const std::string name = "log " + std::to_string(number++);
     const auto first = in.value<std::uint64_t>();
-    const std::size_t end = position / tokens_per_row;
-    std::size_t needed = std::min(end, first_needed(state.earliest_));
-    if constexpr (kHasMtp) {
-      // Streams that began later have rows to draft from later.
-      if (static_cast<const void*>(&log) == &state.mtp.streams) needed = end;
-    }
     if (first > needed) {
       in.fail(name + ": found rows from " + std::to_string(first) + " on, expected them from " +
               std::to_string(needed));
@@ -246,17 +240,19 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
       in.bytes(row);
       log.append_row(row.data());
     }
+  };
+  state.layers.for_each([&](std::size_t, auto& layer) {
+    layer.for_each_log(layer, [&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+      const std::size_t end = position / tokens_per_row;
+      read(log, end, std::min(end, first_needed(state.earliest_)));
+    });
   });
   if constexpr (kHasMtp) {
     if (state.keeps_drafts_) {
+      read(state.mtp.streams, position, position);  // they may have begun at any token
       state.mtp.ids.resize(state.mtp.streams.end() - state.mtp.streams.first());
       in.bytes(std::as_writable_bytes(std::span(state.mtp.ids)));
-      for (const std::int32_t id : state.mtp.ids) {
-        if (id < 0 || static_cast<std::size_t>(id) >= C::vocab_size) {
-          in.fail("found token " + std::to_string(id) + ", expected 0 to " +
-                  std::to_string(C::vocab_size - 1));
-        }
-      }
+      in.expect_ids(state.mtp.ids, C::vocab_size);
     }
   }
   in.finish();

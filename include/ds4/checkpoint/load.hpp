@@ -1,17 +1,45 @@
 // From a checkpoint's tensors to a model's weights.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
+#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
+#include <ds4/config.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
 #include <ds4/tensor.hpp>
 #include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1 {
+
+/// The configuration of a checkpoint folder's config.json. Throws ds4::Error, field by field, if it
+/// is not C's.
+template <ModelConfig C>
+ConfigValues read_config_of(const std::filesystem::path& dir) {
+  const std::filesystem::path file = dir / "config.json";
+  const ConfigValues config = read_config(file);
+  detail::Problems problems;
+  for (const FieldDifference& field : compare(config, config_values<C>())) {
+    problems.add(field.field + ": found " + field.found + ", expected " + field.expected);
+  }
+  problems.throw_if_any(detail::printable_path(file));
+  return config;
+}
+
+/// Whether a checkpoint of this configuration has the multi-token-prediction layer.
+inline bool has_mtp_layer(const ConfigValues& config, const Checkpoint& checkpoint) {
+  return config.num_nextn_predict_layers > 0 && !config.has_dspark &&
+         std::ranges::any_of(checkpoint.tensors(), [](const StoredTensor& tensor) {
+           return tensor.name.starts_with("mtp.0.");
+         });
+}
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
 /// B::bind, B::bind_expert and B::bind_rows turn a stored matrix into the backend's, B::bind_small

@@ -93,6 +93,15 @@ class CheckedReader {
     bytes(std::as_writable_bytes(std::span(&value, 1)));
     return value;
   }
+  /// Throws unless these are ids of a vocabulary of this size.
+  void expect_ids(std::span<const std::int32_t> ids, std::size_t vocab_size) const {
+    for (const std::int32_t id : ids) {
+      if (id < 0 || static_cast<std::size_t>(id) >= vocab_size) {
+        fail("found id " + std::to_string(id) + ", expected 0 to " +
+             std::to_string(vocab_size - 1));
+      }
+    }
+  }
   /// Throws unless the checksum follows here.
   void finish() {
     std::uint64_t sum = 0;

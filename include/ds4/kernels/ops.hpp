@@ -97,6 +97,16 @@ void take_rows(B& backend, RowsView<Y, E...> y, RowsView<X, E...> x,
   backend.take_rows(y, x.as_const(), rows);
 }
 
+/// x, to be read by what has no part in its gradient: x itself unless the backend trains.
+template <class B, class X, std::size_t... E>
+auto detached([[maybe_unused]] B& backend, RowsView<X, E...> x) {
+  if constexpr (requires { backend.detached(x.as_const()); }) {
+    return backend.detached(x.as_const());
+  } else {
+    return x.as_const();
+  }
+}
+
 /// Adds rows to a sequence's log.
 template <class B, class Log, class X, std::size_t Width>
 void append(B& backend, Log& log, RowsView<X, Width> rows) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 
 namespace ds4::inline v0_1::reference {
 
@@ -12,29 +13,44 @@ T sigmoid(T x) {
   return T(1) / (T(1) + std::exp(-x));
 }
 
+/// Softmax over each row of m [N, N], in place.
+template <class T>
+void softmax_rows(T* m, std::size_t N) {
+  for (std::size_t j = 0; j < N; ++j) {
+    T* row = m + j * N;
+    const T top = *std::max_element(row, row + N);
+    T sum = 0;
+    for (std::size_t n = 0; n < N; ++n) sum += row[n] = std::exp(row[n] - top);
+    for (std::size_t n = 0; n < N; ++n) row[n] /= sum;
+  }
+}
+
+/// Lines of an [N, N] matrix that are divided by their sums.
+enum class Lines : std::uint8_t { rows, columns };
+
+/// m [N, N] divided by the sums of its rows or columns, plus eps, in place.
+template <class T>
+void divide_by_sums(T* m, Lines lines, std::size_t N, T eps) {
+  const std::size_t step = lines == Lines::rows ? N : 1;  // from one line to the next
+  const std::size_t along = lines == Lines::rows ? 1 : N;
+  for (std::size_t a = 0; a < N; ++a) {
+    T sum = eps;
+    for (std::size_t b = 0; b < N; ++b) sum += m[a * step + b * along];
+    for (std::size_t b = 0; b < N; ++b) m[a * step + b * along] /= sum;
+  }
+}
+
 /// comb [N, N] from logits to (nearly) doubly stochastic, in place: softmax over rows plus eps, a
 /// division by column sums, then iters - 1 times rows and columns. It ends on columns, so columns
 /// sum to 1 and rows only nearly. Source: model.md 3.
 template <class T>
 void sinkhorn(T* comb, std::size_t N, std::size_t iters, T eps) {
-  for (std::size_t j = 0; j < N; ++j) {
-    T* row = comb + j * N;
-    const T top = *std::max_element(row, row + N);
-    T sum = 0;
-    for (std::size_t n = 0; n < N; ++n) sum += row[n] = std::exp(row[n] - top);
-    for (std::size_t n = 0; n < N; ++n) row[n] = row[n] / sum + eps;
-  }
-  const auto normalise = [&](std::size_t step, std::size_t along) {
-    for (std::size_t a = 0; a < N; ++a) {
-      T sum = eps;
-      for (std::size_t b = 0; b < N; ++b) sum += comb[a * step + b * along];
-      for (std::size_t b = 0; b < N; ++b) comb[a * step + b * along] /= sum;
-    }
-  };
-  normalise(1, N);  // columns
+  softmax_rows(comb, N);
+  for (std::size_t i = 0; i < N * N; ++i) comb[i] += eps;
+  divide_by_sums(comb, Lines::columns, N, eps);
   for (std::size_t i = 1; i < iters; ++i) {
-    normalise(N, 1);  // rows
-    normalise(1, N);  // columns
+    divide_by_sums(comb, Lines::rows, N, eps);
+    divide_by_sums(comb, Lines::columns, N, eps);
   }
 }
 

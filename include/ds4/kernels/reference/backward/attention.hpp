@@ -1,12 +1,11 @@
 // Reference kernel: gradients of shared-KV attention with a sink.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
-#include <ds4/version.hpp>
+#include <ds4/kernels/reference/attention.hpp>
 
 namespace ds4::inline v0_1::reference {
 
@@ -20,24 +19,15 @@ void attend_backward(T* dq, T* dsink, const std::vector<T*>& dkeys, const T* dou
   std::vector<T> p(keys.size());
   std::vector<T> dp(keys.size());
   for (std::size_t h = 0; h < H; ++h, q += d, dq += d, dout += d) {
-    T top = sink[h];
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      T dot = 0;
-      for (std::size_t c = 0; c < d; ++c) dot += q[c] * keys[i][c];
-      p[i] = dot * scale;
-      top = std::max(top, p[i]);
-    }
-    T sum = std::exp(sink[h] - top);
-    const T sink_mass = sum;
-    for (T& value : p) sum += value = std::exp(value - top);
+    const SinkSoftmax<T> softmax = sink_softmax(p, q, sink[h], keys, d);
     T mean = 0;  // of dp, the sink's being 0
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      p[i] /= sum;
+      p[i] /= softmax.sum;
       dp[i] = 0;
       for (std::size_t c = 0; c < d; ++c) dp[i] += dout[c] * keys[i][c];
       mean += p[i] * dp[i];
     }
-    dsink[h] -= sink_mass / sum * mean;
+    dsink[h] -= softmax.sink / softmax.sum * mean;
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const T dlogit = p[i] * (dp[i] - mean) * scale;
       for (std::size_t c = 0; c < d; ++c) {

@@ -10,50 +10,44 @@
 
 namespace ds4::inline v0_1::reference {
 
+/// Of `divide_by_sums`, m the matrix before it: replaces d [N, N], the gradient of its result, by
+/// that of m.
+template <class T>
+void divide_by_sums_backward(T* d, const T* m, Lines lines, std::size_t N, T eps) {
+  const std::size_t step = lines == Lines::rows ? N : 1;
+  const std::size_t along = lines == Lines::rows ? 1 : N;
+  for (std::size_t a = 0; a < N; ++a) {
+    T sum = eps;
+    T dot = 0;
+    for (std::size_t b = 0; b < N; ++b) {
+      sum += m[a * step + b * along];
+      dot += d[a * step + b * along] * m[a * step + b * along];
+    }
+    for (std::size_t b = 0; b < N; ++b) {
+      T& value = d[a * step + b * along];
+      value = value / sum - dot / (sum * sum);
+    }
+  }
+}
+
 /// Of `sinkhorn`, through all its rounds: replaces d [N, N], the gradient of its result, by that of
 /// the logits [N, N].
 template <class T>
 void sinkhorn_backward(T* d, const T* logits, std::size_t N, std::size_t iters, T eps) {
-  // The matrix before each division, and at the beginning the softmax without eps.
-  std::vector<std::vector<T>> before;
   std::vector<T> comb(logits, logits + N * N);
-  for (std::size_t j = 0; j < N; ++j) {
-    T* row = comb.data() + j * N;
-    const T top = *std::max_element(row, row + N);
-    T sum = 0;
-    for (std::size_t n = 0; n < N; ++n) sum += row[n] = std::exp(row[n] - top);
-    for (std::size_t n = 0; n < N; ++n) row[n] /= sum;
-  }
+  softmax_rows(comb.data(), N);
   const std::vector<T> softmax = comb;
   for (T& value : comb) value += eps;
-  const auto is_row_round = [](std::size_t round) { return round % 2 == 1; };
-  const std::size_t rounds = 2 * iters - 1;  // columns, then rows and columns in turns
-  for (std::size_t round = 0; round < rounds; ++round) {
-    before.push_back(comb);
-    const std::size_t step = is_row_round(round) ? N : 1;
-    const std::size_t along = is_row_round(round) ? 1 : N;
-    for (std::size_t a = 0; a < N; ++a) {
-      T sum = eps;
-      for (std::size_t b = 0; b < N; ++b) sum += comb[a * step + b * along];
-      for (std::size_t b = 0; b < N; ++b) comb[a * step + b * along] /= sum;
-    }
+  const auto lines_of = [](std::size_t round) {
+    return round % 2 == 0 ? Lines::columns : Lines::rows;
+  };
+  std::vector<std::vector<T>> before(2 * iters - 1);  // the matrix before each division
+  for (std::size_t round = 0; round < before.size(); ++round) {
+    before[round] = comb;
+    divide_by_sums(comb.data(), lines_of(round), N, eps);
   }
-  for (std::size_t round = rounds; round-- > 0;) {
-    const std::vector<T>& x = before[round];
-    const std::size_t step = is_row_round(round) ? N : 1;
-    const std::size_t along = is_row_round(round) ? 1 : N;
-    for (std::size_t a = 0; a < N; ++a) {  // y = x / (eps + sum x)
-      T sum = eps;
-      T dot = 0;
-      for (std::size_t b = 0; b < N; ++b) {
-        sum += x[a * step + b * along];
-        dot += d[a * step + b * along] * x[a * step + b * along];
-      }
-      for (std::size_t b = 0; b < N; ++b) {
-        T& value = d[a * step + b * along];
-        value = value / sum - dot / (sum * sum);
-      }
-    }
+  for (std::size_t round = before.size(); round-- > 0;) {
+    divide_by_sums_backward(d, before[round].data(), lines_of(round), N, eps);
   }
   for (std::size_t j = 0; j < N; ++j) {
     T dot = 0;

@@ -33,4 +33,26 @@ void index_scores_backward(T* dq, T* dweight, KeyGradient&& dkey, const T* dscor
   }
 }
 
+/// KL(received / sum(received) || softmax(score)) over n entries, and dscore = weight * its
+/// gradient by the scores. Entries that received nothing add nothing to the divergence; it is 0 if
+/// none did.
+template <class T>
+double divergence(T* dscore, const T* score, const T* received, std::size_t n, T weight) {
+  const T top = *std::max_element(score, score + n);
+  T sum = 0;
+  T all = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    sum += std::exp(score[i] - top);
+    all += received[i];
+  }
+  double loss = 0.0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const T log_p = score[i] - top - std::log(sum);
+    const T target = all > T(0) ? received[i] / all : T(0);
+    if (target > T(0)) loss += static_cast<double>(target * (std::log(target) - log_p));
+    dscore[i] = all > T(0) ? weight * (std::exp(log_p) - target) : T(0);
+  }
+  return loss;
+}
+
 }  // namespace ds4::inline v0_1::reference

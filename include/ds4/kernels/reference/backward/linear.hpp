@@ -9,8 +9,8 @@
 
 namespace ds4::inline v0_1::reference {
 
-/// Of y[s, o] = sum_i w[o, i] * x[s, i]: dx += dy W, and dw += dy^T x unless dw is null. w, dw
-/// [outs, ins] in T; rows of x and dx, and of dy, are x_stride and y_stride apart.
+/// Of y[s, o] = sum_i w[o, i] * x[s, i]: dx += dy W and dw += dy^T x, where these are not null. w,
+/// dw [outs, ins] in T; rows of x and dx, and of dy, are x_stride and y_stride apart.
 template <class T>
 void linear_backward(T* dx, T* dw, const T* dy, std::size_t y_stride, const T* x,
                      std::size_t x_stride, const T* w, std::size_t S, std::size_t outs,
@@ -21,8 +21,10 @@ void linear_backward(T* dx, T* dw, const T* dy, std::size_t y_stride, const T* x
   const Eigen::Map<const Rows> weight(w, index(outs), index(ins));
   const Eigen::Map<const Rows, 0, Stride> in(x, index(S), index(ins), Stride(index(x_stride)));
   const Eigen::Map<const Rows, 0, Stride> out(dy, index(S), index(outs), Stride(index(y_stride)));
-  Eigen::Map<Rows, 0, Stride>(dx, index(S), index(ins), Stride(index(x_stride))).noalias() +=
-      out * weight;
+  if (dx != nullptr) {
+    Eigen::Map<Rows, 0, Stride>(dx, index(S), index(ins), Stride(index(x_stride))).noalias() +=
+        out * weight;
+  }
   if (dw == nullptr) return;
   Eigen::Map<Rows>(dw, index(outs), index(ins)).noalias() += out.transpose() * in;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include <ds4/kernels/reference/router.hpp>
 
@@ -34,6 +35,34 @@ void expert_weights_backward(T* dlogits, const T* dweights, const std::int32_t* 
     const T d = scale * (dweights[i] / sum - dot / (sum * sum));
     dlogits[experts[i]] += d * sqrt_softplus_slope(logits[experts[i]]);
   }
+}
+
+/// The balance loss of one sequence of S tokens, sum_e f_e P_e: f_e = E / (k S) times how often
+/// expert e was picked, P_e the mean over the tokens of its share of a token's scores. dlogits
+/// [S, E] += weight * its gradient; the picks [S, k] are constants.
+/// Source: arXiv 2412.19437, eqs. 17 to 20.
+template <class T>
+double balance_loss(T* dlogits, const std::int32_t* experts, const T* logits, std::size_t S,
+                    std::size_t E, std::size_t k, T weight) {
+  std::vector<T> f(E);
+  for (std::size_t i = 0; i < S * k; ++i) {
+    f[static_cast<std::size_t>(experts[i])] += T(E) / static_cast<T>(k * S);
+  }
+  double loss = 0.0;
+  for (std::size_t s = 0; s < S; ++s, logits += E, dlogits += E) {
+    T sum = T(1e-20);
+    T dot = 0;
+    for (std::size_t e = 0; e < E; ++e) {
+      sum += sqrt_softplus(logits[e]);
+      dot += f[e] * sqrt_softplus(logits[e]);
+    }
+    loss += static_cast<double>(dot / sum) / static_cast<double>(S);
+    for (std::size_t e = 0; e < E; ++e) {
+      const T d = (f[e] - dot / sum) / sum / static_cast<T>(S);
+      dlogits[e] += weight * d * sqrt_softplus_slope(logits[e]);
+    }
+  }
+  return loss;
 }
 
 }  // namespace ds4::inline v0_1::reference

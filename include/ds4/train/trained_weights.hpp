@@ -1,0 +1,176 @@
+// The weights of a model in training as one list: names, shapes, values and gradients.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/tensor_reader.hpp>
+#include <ds4/tensor.hpp>
+
+namespace ds4::inline v0_1 {
+
+/// How a weight changes in a step. Source: arXiv 2606.19348, the split between Muon and AdamW.
+enum class UpdateRule : std::uint8_t {
+  muon,   ///< a matrix; each expert's are their own
+  adamw,  ///< embedding, head, norms, sinks, position biases, and the mHC biases and scales
+  load,   ///< a router's bias: it follows how many tokens each expert is given
+};
+
+/// One weight, a view of the list's memory.
+template <class T>
+struct TrainedWeight {
+  std::string name;                ///< the release's
+  std::vector<std::size_t> shape;  ///< as in a checkpoint
+  UpdateRule rule;                 ///< see above
+  std::span<T> values;             ///< row by row
+  std::span<T> gradient;           ///< for UpdateRule::load, how often each expert was picked
+};
+
+/// Memory for the weights of a ModelWeights whose backend is a TapeBackend, and its hash tables.
+/// The model's weights point into it.
+template <class T>
+class TrainedWeights {
+ public:
+  /// None.
+  TrainedWeights() = default;
+  TrainedWeights(const TrainedWeights&) = delete;
+  TrainedWeights& operator=(const TrainedWeights&) = delete;
+
+  /// Gives every weight of the model a place: zeros. Without memory (`dry`), addresses that nothing
+  /// may read.
+  template <class Weights>
+  void bind(Weights& weights, bool dry) {
+    weights.visit(Collector{*this, {}});
+    std::size_t total = 0;
+    for (const Place& place : places_) total += padded(place.count);
+    if (!dry) {
+      values_ = Tensor<T, kDynamic>(total);
+      gradients_ = Tensor<T, kDynamic>(total);
+    }
+    T* value = dry ? reinterpret_cast<T*>(std::uintptr_t{1} << 44) : values_.data();
+    T* gradient = dry ? reinterpret_cast<T*>(std::uintptr_t{1} << 45) : gradients_.data();
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      const Place& place = places_[i];
+      *place.value = value;
+      *place.gradient = gradient;
+      list_[i].values = {value, place.count};
+      list_[i].gradient = {gradient, place.count};
+      value += padded(place.count);
+      gradient += padded(place.count);
+    }
+    places_.clear();
+  }
+
+  ///@{
+  /// All weights, in the order of ModelWeights::visit.
+  std::span<TrainedWeight<T>> list() { return list_; }
+  std::span<const TrainedWeight<T>> list() const { return list_; }
+  ///@}
+
+  /// A hash router's table.
+  struct Table {
+    std::string name;               ///< the release's
+    std::size_t rows;               ///< V
+    std::size_t experts;            ///< its entries are below this
+    std::span<std::int32_t> picks;  ///< [rows, k]
+  };
+  ///@{
+  /// All of them.
+  std::span<Table> tables() { return tables_; }
+  std::span<const Table> tables() const { return tables_; }
+  ///@}
+
+  /// Fills everything from a checkpoint; what visits later with a prefix that `skip` names is not
+  /// there. Throws ds4::Error with up to 20 problems, as Model::load does.
+  void read(const Checkpoint& checkpoint, std::string_view set_aside = {}) {
+    TensorReader reader(checkpoint);
+    if (!set_aside.empty()) reader.set_aside(set_aside);
+    for (TrainedWeight<T>& weight : list_) {
+      const bool matrix = weight.shape.size() == 2 && weight.name.ends_with("weight");
+      const auto stored = matrix ? reader.matrix(weight.name, weight.shape[0], weight.shape[1])
+                                 : reader.vector(weight.name, weight.shape);
+      for (std::size_t row = 0; stored && row < stored->rows; ++row) {
+        stored->decode_row(row, weight.values.data() + row * stored->cols);
+      }
+    }
+    for (Table& table : tables_) {
+      const std::size_t k = table.picks.size() / table.rows;
+      const auto stored = reader.table(table.name, table.rows, k, table.experts);
+      for (std::size_t i = 0; stored && i < table.picks.size(); ++i) {
+        table.picks[i] = static_cast<std::int32_t>(stored->at(i));
+      }
+    }
+    reader.finish();
+  }
+
+ private:
+  struct Place {
+    T** value;
+    T** gradient;
+    std::size_t count;
+  };
+  static constexpr std::size_t padded(std::size_t count) { return (count + 15) / 16 * 16; }
+
+  // Makes the list while it visits a model.
+  struct Collector {
+    TrainedWeights& all;
+    std::string prefix;
+
+    template <class W>
+      requires requires { W::kRows; }
+    void operator()(std::string_view name, W& w) {
+      add(name, {W::kRows, W::kCols}, rule_of(name, true), w);
+    }
+    template <class W>
+    void rows(std::string_view name, W& w) {
+      add(name, {W::kRows, W::kCols}, UpdateRule::adamw, w);
+    }
+    template <class P>
+      requires requires { P::kShape; }
+    void operator()(std::string_view name, P& p) {
+      add(name, {P::kShape.begin(), P::kShape.end()}, rule_of(name, false), p);
+    }
+    template <class P>
+    void table(std::string_view name, P& table, std::size_t experts) {
+      all.tables_.push_back({prefix + std::string(name), table.extent(0), experts, table.flat()});
+    }
+    template <class Part>
+    void group(std::string_view more, Part& part) {
+      part.visit(Collector{all, prefix + std::string(more)});
+    }
+    template <class Experts>
+    void experts(std::string_view more, Experts& experts) {
+      for (std::size_t e = 0; e < experts.size(); ++e) {
+        group(std::string(more) + std::to_string(e) + ".", experts[e]);
+      }
+    }
+
+    UpdateRule rule_of(std::string_view name, bool matrix) const {
+      if (prefix.empty() && name == "head.weight") return UpdateRule::adamw;
+      if (matrix) return UpdateRule::muon;
+      return name == "bias" ? UpdateRule::load : UpdateRule::adamw;
+    }
+    template <class W>
+    void add(std::string_view name, std::vector<std::size_t> shape, UpdateRule rule, W& w) {
+      std::size_t count = 1;
+      for (const std::size_t extent : shape) count *= extent;
+      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, {}, {}});
+      all.places_.push_back({&w.value, &w.gradient, count});
+    }
+  };
+
+  Tensor<T, kDynamic> values_;
+  Tensor<T, kDynamic> gradients_;
+  std::vector<TrainedWeight<T>> list_;
+  std::vector<Table> tables_;
+  std::vector<Place> places_;  // while binding
+};
+
+}  // namespace ds4::inline v0_1
