@@ -21,6 +21,9 @@
 
 namespace ds4::cli {
 
+class AnyTrainable;
+struct TrainableSource;
+
 /// The decoding state of one sequence of some model: a value, as ds4::State is.
 using AnyState = std::any;
 
@@ -115,6 +118,8 @@ struct CompiledModel {
   std::string_view backend;
   std::unique_ptr<AnyModel> (*load)(const std::filesystem::path& dir,
                                     const BackendOptions& options);
+  /// Null: not compiled in for training.
+  std::unique_ptr<AnyTrainable> (*make_trainable)(const TrainableSource& source) = nullptr;
 };
 
 /// All of them. Generated from models.cpp.in.

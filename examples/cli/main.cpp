@@ -24,7 +24,8 @@ int run_program(int argc, char** argv) {
   app.require_subcommand(1);
   for (const auto add : {add_run, add_chat, add_logits, add_perplexity, add_tokenize,
                          add_detokenize, add_inspect, add_bench, add_synth, add_plan, add_convert,
-                         add_trace, add_draw, add_routes, add_attend, add_check}) {
+                         add_trace, add_draw, add_routes, add_attend, add_check, add_gradients,
+                         add_train}) {
     add(app);
   }
   try {

@@ -114,19 +114,24 @@ std::string command_that_adds(const fs::path& config_file) {
   return "cmake -B build -DDS4_MODEL_CONFIGS=\"" + detail::printable_path(path) + "\"";
 }
 
-std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
-  const fs::path dir = model_dir(choice);
-  const fs::path config_file = dir / "config.json";
-  const NearestModel nearest = nearest_model(read_config(config_file), choice.backend);
+const CompiledModel& expect_compiled_in(const NearestModel& nearest, const fs::path& config_file) {
   if (!nearest.differences.empty()) {
     throw Error(detail::printable_path(config_file),
                 "no compiled-in model has this configuration; the nearest, " +
                     nearest.model->config.name + ", differs in " + differences_in_words(nearest) +
                     "; to add it: " + command_that_adds(config_file));
   }
+  return *nearest.model;
+}
+
+std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
+  const fs::path dir = model_dir(choice);
+  const fs::path config_file = dir / "config.json";
+  const CompiledModel& model =
+      expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  return nearest.model->load(
+  return model.load(
       dir, {.threads = choice.threads, .exact = choice.exact, .memory_budget = budget});
 }
 

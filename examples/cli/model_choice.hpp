@@ -45,6 +45,11 @@ struct NearestModel {
 };
 NearestModel nearest_model(const ConfigValues& config, std::string_view backend);
 
+/// The model, if it has the configuration that config_file states. Throws ds4::Error otherwise,
+/// which says what to do about it.
+const CompiledModel& expect_compiled_in(const NearestModel& nearest,
+                                        const std::filesystem::path& config_file);
+
 /// The first differences in words, and the command that adds the configuration to the program.
 std::string differences_in_words(const NearestModel& nearest);
 std::string command_that_adds(const std::filesystem::path& config_file);

@@ -16,9 +16,11 @@
 #include <ds4/error.hpp>
 #include <ds4/plan.hpp>
 
+#include "cli/flops.hpp"
 #include "cli/io.hpp"
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
+#include "cli/plan_training.hpp"
 #include "cli/storage_formats.hpp"
 #include "cli/verbs.hpp"
 
@@ -37,17 +39,9 @@ struct PlanVerbOptions {
   PlanOptions plan;
   double bandwidth = 0.0;  // GB/s; 0: not given
   bool json = false;
+  std::shared_ptr<TrainingPlanChoice> training = std::make_shared<TrainingPlanChoice>();
+  bool train = false;
 };
-
-Json components(const std::array<std::size_t, kComponents>& flops) {
-  constexpr std::array<const char*, kComponents> kNames{"attention",         "indexer", "experts",
-                                                        "hyper_connections", "head",    "rest"};
-  Json json = Json::object();
-  for (std::size_t i = 0; i < kComponents; ++i) {
-    if (flops[i] > 0) json[kNames[i]] = flops[i];
-  }
-  return json;
-}
 
 void print_plan(const PlanVerbOptions& options) {
   const ConfigValues config = named_config(options.config);
@@ -58,6 +52,13 @@ void print_plan(const PlanVerbOptions& options) {
     throw Error("--context", "found " + std::to_string(wanted.context) +
                                  ", expected at most max_position_embeddings " +
                                  std::to_string(config.max_position_embeddings));
+  }
+  if (options.train) {
+    TrainingPlanChoice choice = *options.training;
+    choice.plan.batch = wanted.batch;
+    choice.plan.context = wanted.context;
+    print_training_plan(config, choice, options.json);
+    return;
   }
   const Plan p = plan(config, wanted);
   const double read = static_cast<double>(p.weight_bytes_per_token);
@@ -158,6 +159,13 @@ void add_plan(CLI::App& app) {
   verb.add_option("--bandwidth", options->bandwidth, "GB/s, to tell the tokens/s that it allows")
       ->check(expect<double>("a number above 0 and at most 1e6",
                              [](double gb) { return gb > 0.0 && gb <= 1e6; }));
+  CLI::Option* train =
+      verb.add_flag("--train", options->train,
+                    "What training takes instead: memory of a device and operations of a step");
+  for (const char* name : {"--chunk", "--threads", "--storage", "--state", "--bandwidth"}) {
+    train->excludes(verb.get_option(name));
+  }
+  add_training_plan_options(verb, *train, options->training);
   verb.add_flag("--json", options->json, "Print one JSON object");
   verb.callback([options] { print_plan(*options); });
 }

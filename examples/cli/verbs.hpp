@@ -23,5 +23,7 @@ void add_draw(CLI::App& app);
 void add_routes(CLI::App& app);
 void add_attend(CLI::App& app);
 void add_check(CLI::App& app);
+void add_gradients(CLI::App& app);
+void add_train(CLI::App& app);
 
 }  // namespace ds4::cli

@@ -42,7 +42,7 @@ TEST_CASE_TEMPLATE("muon: the golden weights after one step from the golden grad
     auto weights = copy_of<T>(before);
     const auto gradient = copy_of<T>(golden.values("grad." + name));
     std::vector<T> momentum(weights.size());
-    ds4::muon_step<T>(weights, gradient, momentum, tensor.shape[0], tensor.shape[1]);
+    ds4::muon_step<T>({weights, gradient, momentum, tensor.shape[0], tensor.shape[1]});
     double change = 0.0;
     const auto expected = golden.values(tensor.name);
     for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -66,8 +66,8 @@ TEST_CASE("muon: an update is orthogonal, whatever the gradient's size and side"
     std::vector<double> weights(size);
     std::vector<double> momentum(size);
     const ds4::MuonOptions options{.learning_rate = 1.0, .weight_decay = 0.0, .scale = 1.0};
-    ds4::muon_step<double>(weights, gradient, momentum, static_cast<std::size_t>(rows),
-                           static_cast<std::size_t>(cols), options);
+    ds4::muon_step<double>({weights, gradient, momentum, static_cast<std::size_t>(rows),
+                           static_cast<std::size_t>(cols)}, options);
     const Eigen::Map<const ds4::detail::TrainMatrix<double>> w(weights.data(), rows, cols);
     const auto update = w / -std::sqrt(static_cast<double>(std::max(rows, cols)));
     const Eigen::MatrixXd square = rows <= cols ? Eigen::MatrixXd(update * update.transpose())
@@ -82,11 +82,11 @@ TEST_CASE("muon: momentum adds up, decay shrinks, no gradient moves nothing") {
   std::vector<double> weights{1.0, 2.0, 3.0, 4.0};
   std::vector<double> momentum(4);
   const std::vector<double> none(4);
-  ds4::muon_step<double>(weights, none, momentum, 2, 2, {.learning_rate = 0.5});
+  ds4::muon_step<double>({weights, none, momentum, 2, 2}, {.learning_rate = 0.5});
   CHECK(weights[3] == doctest::Approx(4.0 * 0.95));
   const std::vector<double> gradient{1.0, -2.0, 0.5, 3.0};
-  ds4::muon_step<double>(weights, gradient, momentum, 2, 2);
-  ds4::muon_step<double>(weights, gradient, momentum, 2, 2);
+  ds4::muon_step<double>({weights, gradient, momentum, 2, 2});
+  ds4::muon_step<double>({weights, gradient, momentum, 2, 2});
   CHECK(momentum[1] == doctest::Approx(-2.0 * 1.95));
 }
 

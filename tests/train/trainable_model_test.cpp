@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include <doctest/doctest.h>
 
 #include <ds4/checkpoint/weight_names.hpp>
+#include <ds4/error.hpp>
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/models/tiny_flash.hpp>
 #include <ds4/train/trainable_model.hpp>
@@ -27,6 +29,29 @@ struct Batch {
   std::vector<ds4::TrainingSequence> sequences{std::span(ids).first(150), std::span(ids).last(150)};
   static constexpr double kPredictions = 298.0;
 };
+
+/// Everything that a pass adds to the gradients, but the indexer's own loss.
+ds4::PassOptions all_losses() {
+  ds4::PassOptions options;
+  options.prediction_weight = 0.01;
+  options.mtp_weight = 0.003;
+  options.balance_weight = 0.5;
+  return options;
+}
+
+double total(const ds4::PassLosses& losses, const ds4::PassOptions& options) {
+  return options.prediction_weight * losses.cross_entropy + options.mtp_weight * losses.mtp +
+         options.balance_weight * losses.balance;
+}
+
+template <class Model>
+auto gradients_of(Model& model) {
+  std::vector<std::vector<typename Model::Scalar>> gradients;
+  for (const auto& weight : model.weights().list()) {
+    gradients.emplace_back(weight.gradient.begin(), weight.gradient.end());
+  }
+  return gradients;
+}
 
 /// Whether two tensors differ by no more than `tolerance` of the norm of the second.
 template <class T>
@@ -69,4 +94,150 @@ TEST_CASE_TEMPLATE("the golden loss and gradients", K, ds4::ReferenceTraining<fl
     ++compared;
   }
   CHECK(compared == 334);
+}
+
+TEST_CASE("what is recomputed is the same, bit for bit") {
+  auto model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<float>>::load(
+      ds4::test::data_dir("tiny-flash"));
+  const Batch batch;
+  ds4::PassOptions options = all_losses();
+  options.indexer_weight = 0.01;
+  const auto kept = model.add_gradients(batch.sequences, options);
+  const auto expected = gradients_of(model);
+  const std::size_t peak = model.tape().peak_bytes();
+  for (const auto recompute : {ds4::Recompute::layer, ds4::Recompute::pair}) {
+    auto other = ds4::TrainableModel<Flash, ds4::ReferenceTraining<float>>::load(
+        ds4::test::data_dir("tiny-flash"));
+    options.recompute = recompute;
+    const auto again = other.add_gradients(batch.sequences, options);
+    CHECK(again.cross_entropy == kept.cross_entropy);
+    CHECK(again.mtp == kept.mtp);
+    CHECK(again.balance == kept.balance);
+    CHECK(again.indexer == kept.indexer);
+    CHECK(gradients_of(other) == expected);
+    CHECK(other.tape().peak_bytes() < peak);
+  }
+}
+
+TEST_CASE("gradients are added up over passes, and losses alone are the same") {
+  auto model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<double>>::load(
+      ds4::test::data_dir("tiny-flash"));
+  const Batch batch;
+  const ds4::PassOptions options = all_losses();
+  ds4::PassLosses one_by_one;
+  for (const auto& sequence : batch.sequences) {
+    one_by_one += model.add_gradients({&sequence, 1}, options);
+  }
+  const auto added = gradients_of(model);
+  model.zero_gradients();
+  const auto together = model.add_gradients(batch.sequences, options);
+  const auto alone = model.losses(batch.sequences, options);
+  CHECK(alone.cross_entropy == together.cross_entropy);
+  CHECK(alone.mtp == together.mtp);
+  CHECK(one_by_one.predictions == together.predictions);
+  CHECK(std::abs(one_by_one.cross_entropy - together.cross_entropy) < 1e-9);
+  const auto expected = gradients_of(model);
+  for (std::size_t i = 0; i < added.size(); ++i) {
+    for (std::size_t j = 0; j < added[i].size(); ++j) {
+      REQUIRE(std::abs(added[i][j] - expected[i][j]) < 1e-12);
+    }
+  }
+}
+
+TEST_CASE("every weight's gradient is the slope of the loss along a random direction") {
+  // In float64, by central differences. The step is small enough that no choice of experts or
+  // entries changes; a slope's rounding error is then about 1e-16 of the loss by the step.
+  constexpr double kStep = 1e-6;
+  auto model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<double>>::load(
+      ds4::test::data_dir("tiny-flash"));
+  const Batch batch;
+  const std::vector<ds4::TrainingSequence> sequences{batch.sequences[0].first(90),
+                                                     batch.sequences[1].first(41)};
+  const auto check = [&](const ds4::PassOptions& options, auto&& loss, auto&& wanted) {
+    model.zero_gradients();
+    model.add_gradients(sequences, options);
+    const auto gradients = gradients_of(model);
+    std::mt19937 generator(7);
+    std::normal_distribution<double> normal;
+    std::size_t compared = 0;
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      auto& weight = model.weights().list()[i];
+      if (!wanted(weight)) continue;
+      const std::vector<double> before(weight.values.begin(), weight.values.end());
+      std::vector<double> direction(before.size());
+      double norm = 0.0;
+      for (double& value : direction) norm += std::pow(value = normal(generator), 2);
+      double slope = 0.0;
+      for (std::size_t j = 0; j < direction.size(); ++j) {
+        direction[j] /= std::sqrt(norm);
+        slope += direction[j] * gradients[i][j];
+      }
+      const auto loss_at = [&](double step) {
+        for (std::size_t j = 0; j < direction.size(); ++j) {
+          weight.values[j] = before[j] + step * direction[j];
+        }
+        return loss();
+      };
+      const double difference = (loss_at(kStep) - loss_at(-kStep)) / (2.0 * kStep);
+      std::ranges::copy(before, weight.values.begin());
+      CAPTURE(weight.name);
+      CHECK(std::abs(difference - slope) < 1e-8 + 1e-5 * std::abs(slope));
+      ++compared;
+    }
+    return compared;
+  };
+  const auto is_indexer = [](const auto& weight) {
+    return weight.name.find(".indexer.") != std::string::npos;
+  };
+  // One weight of each name, in a layer of each kind, and all outside of the layers.
+  const auto is_sampled = [](const auto& weight) {
+    for (const char* prefix : {"layers.1.", "layers.4.", "layers.6."}) {
+      if (weight.name.starts_with(prefix)) return false;
+    }
+    for (const char* expert : {".experts.1.", ".experts.2.", ".experts.3."}) {
+      if (weight.name.find(expert) != std::string::npos) return false;
+    }
+    return true;
+  };
+  const ds4::PassOptions options = all_losses();
+  CHECK(check(
+            options, [&] { return total(model.losses(sequences, options), options); },
+            [&](const auto& weight) {
+              return weight.rule != ds4::UpdateRule::load && !is_indexer(weight) &&
+                     is_sampled(weight);
+            }) > 100);
+
+  // The indexer's weights have the gradient of their own loss, and of no other.
+  ds4::PassOptions own;
+  own.prediction_weight = 0.0;
+  own.indexer_weight = 1.0;
+  CHECK(check(
+            own, [&] { return model.add_gradients(sequences, own).indexer; }, is_indexer) == 18);
+  for (const auto& weight : model.weights().list()) {
+    if (is_indexer(weight) || weight.rule == ds4::UpdateRule::load) continue;
+    CAPTURE(weight.name);
+    REQUIRE(std::ranges::all_of(weight.gradient, [](double g) { return g == 0.0; }));
+  }
+}
+
+TEST_CASE("sequences that cannot be learned from are errors") {
+  auto model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<float>>::load(
+      ds4::test::data_dir("tiny-flash"));
+  const auto message = [&](std::vector<std::int32_t> ids) -> std::string {
+    const ds4::TrainingSequence sequence = ids;
+    try {
+      model.add_gradients({&sequence, 1}, {});
+    } catch (const ds4::Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(message({1}) == "ds4: sequence 0: found 1 tokens, expected at least 2");
+  CHECK(message({1, 256}) == "ds4: sequence 0, token 1: found id 256, expected 0 to 255");
+  CHECK(message({1, -1}) == "ds4: sequence 0, token 1: found id -1, expected 0 to 255");
+  CHECK(message(std::vector<std::int32_t>(Flash::max_position_embeddings + 2)) ==
+        "ds4: sequence 0: found " + std::to_string(Flash::max_position_embeddings + 2) +
+            " tokens, expected at most max_position_embeddings + 1 = " +
+            std::to_string(Flash::max_position_embeddings + 1));
+  CHECK(message({1, 2}).empty());  // and the model can still be used
 }

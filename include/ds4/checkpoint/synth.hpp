@@ -23,6 +23,7 @@
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config_values.hpp>
+#include <ds4/detail/random_stream.hpp>
 #include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 #include <ds4/layer_sequence.hpp>
@@ -30,38 +31,6 @@
 namespace ds4::inline v0_1 {
 
 namespace detail {
-
-/// A stream of random numbers that is the same on every machine.
-class SynthRandom {
- public:
-  /// The stream of one tensor: a function of the seed and the tensor's name alone.
-  SynthRandom(std::uint64_t seed, std::string_view name) : state_(seed) {
-    for (const char c : name) state_ = (state_ ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  /// SplitMix64.
-  std::uint64_t next() {
-    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
-  /// Four values of mean 0 and variance 1: each the sum of 4 uniform bytes' worth, near normal.
-  void normal(float (&out)[4]) {
-    std::uint64_t a = next();
-    std::uint64_t b = next();
-    for (float& value : out) {
-      const auto sum =
-          static_cast<std::int32_t>((a & 0xff) + (a >> 8 & 0xff) + (b & 0xff) + (b >> 8 & 0xff));
-      // Mean 4 * 127.5; variance 4 * (256^2 - 1) / 12.
-      value = (static_cast<float>(sum) - 510.0f) * 0.00676593f;
-      a >>= 16;
-      b >>= 16;
-    }
-  }
-
- private:
-  std::uint64_t state_;
-};
 
 /// Mean and standard deviation of a tensor's values: matrices keep the variance of their input,
 /// and nothing is left at zero or one that a runtime could forget unnoticed.
@@ -92,7 +61,7 @@ class SynthCodes {
     const float largest = dtype == DType::i8 ? 6.0f : 448.0f;
     exponent_ = static_cast<int>(std::ceil(std::log2(3.5f * wanted / largest)));
     const float scaled = std::ldexp(wanted, -exponent_);
-    SynthRandom random(0, dtype_name(dtype));
+    RandomStream random(0, dtype_name(dtype));
     for (std::size_t i = 0; i < kCount; i += 2) {
       float values[4];
       random.normal(values);
@@ -181,7 +150,7 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
   };
   std::map<std::pair<DType, float>, detail::SynthCodes> tables;
   for (const TensorInfo& tensor : tensors) {
-    detail::SynthRandom random(seed, tensor.name);
+    detail::RandomStream random(seed, tensor.name);
     if (tensor.role == TensorRole::table) {
       std::vector<std::int64_t> experts(config.n_routed_experts);
       std::iota(experts.begin(), experts.end(), 0);

@@ -21,6 +21,19 @@ struct MuonOptions {
   double scale = 0.18;          ///< of the update's root mean square, which is that of AdamW's
 };
 
+/// A matrix of weights [rows, cols] and what a step of it takes; see muon_step.
+template <class T>
+struct MuonTarget {
+  ///@{
+  /// All of the same size, row by row.
+  std::span<T> weights;
+  std::span<const T> gradient;
+  std::span<T> momentum;
+  ///@}
+  std::size_t rows;  ///< of the matrix
+  std::size_t cols;  ///< of the matrix
+};
+
 namespace detail {
 
 template <class T>
@@ -62,8 +75,8 @@ TrainMatrix<T> orthogonalised(TrainMatrix<T> X) {
 /// scale * sqrt(max(rows, cols)). `momentum` is the optimizer's state, zeros before the first step;
 /// a gradient that is zero throughout moves nothing but the decay.
 template <class T>
-void muon_step(std::span<T> weights, std::span<const T> gradient, std::span<T> momentum,
-               std::size_t rows, std::size_t cols, const MuonOptions& options = {}) {
+void muon_step(const MuonTarget<T>& target, const MuonOptions& options = {}) {
+  const auto [weights, gradient, momentum, rows, cols] = target;
   using Matrix = detail::TrainMatrix<T>;
   const auto n = static_cast<Eigen::Index>(rows);
   const auto m = static_cast<Eigen::Index>(cols);

@@ -55,7 +55,7 @@ class BlockPool {
   /// The block is free again.
   void give_back(std::byte* block, std::size_t size) {
     in_use_ -= size;
-    free_.emplace(size, block);
+    free_.emplace_hint(free_.lower_bound(size), size, block);  // the next to be taken: in the caches
   }
   /// Returns what is free to the system.
   void trim() {
@@ -172,6 +172,7 @@ class Tape {
   /// Goes back through all operations, the last one first; those that an operation records while it
   /// goes back come next.
   void go_back() {
+    kept_ = bytes();
     while (!records_.empty()) {
       const std::function<void()> back = std::move(records_.back());
       records_.pop_back();
@@ -205,6 +206,8 @@ class Tape {
   std::size_t peak_bytes() const { return pool_.peak(); }
   std::size_t held_bytes() const { return pool_.held(); }
   ///@}
+  /// Bytes that were in use when going back last began: what the pass has kept for it.
+  std::size_t kept_bytes() const { return kept_; }
 
  private:
   struct Buffer {
@@ -235,6 +238,7 @@ class Tape {
   std::vector<Buffer> buffers_;
   std::map<const T*, std::size_t> places_;  // of the buffers, by address
   std::vector<std::function<void()>> records_;
+  std::size_t kept_ = 0;
 };
 
 }  // namespace ds4::inline v0_1

@@ -23,12 +23,20 @@ enum class UpdateRule : std::uint8_t {
   load,   ///< a router's bias: it follows how many tokens each expert is given
 };
 
+/// Which loss reaches a weight.
+enum class LossKind : std::uint8_t {
+  next_token,  ///< the cross-entropy of the next token
+  mtp,         ///< only that of the multi-token-prediction layer
+  indexer,     ///< only the indexer's own
+};
+
 /// One weight, a view of the list's memory.
 template <class T>
 struct TrainedWeight {
   std::string name;                ///< the release's
   std::vector<std::size_t> shape;  ///< as in a checkpoint
   UpdateRule rule;                 ///< see above
+  LossKind loss;                   ///< see above
   std::span<T> values;             ///< row by row
   std::span<T> gradient;           ///< for UpdateRule::load, how often each expert was picked
 };
@@ -157,11 +165,15 @@ class TrainedWeights {
       if (matrix) return UpdateRule::muon;
       return name == "bias" ? UpdateRule::load : UpdateRule::adamw;
     }
+    LossKind loss() const {
+      if (prefix.starts_with("mtp.")) return LossKind::mtp;
+      return prefix.find(".indexer.") != prefix.npos ? LossKind::indexer : LossKind::next_token;
+    }
     template <class W>
     void add(std::string_view name, std::vector<std::size_t> shape, UpdateRule rule, W& w) {
       std::size_t count = 1;
       for (const std::size_t extent : shape) count *= extent;
-      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, {}, {}});
+      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, loss(), {}, {}});
       all.places_.push_back({&w.value, &w.gradient, count});
     }
   };

@@ -432,12 +432,15 @@ class ReferenceTraining {
   }
 
   ///@{
-  /// For n values: y += x; y = x; y = 0.
+  /// For n values: y += x; y = x; y = 0; y *= factor.
   void add(T* y, const T* x, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) y[i] += x[i];
   }
   void copy(T* y, const T* x, std::size_t n) { std::copy_n(x, n, y); }
   void zero(T* y, std::size_t n) { std::fill_n(y, n, T(0)); }
+  void scale(T* y, double factor, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) y[i] *= T(factor);
+  }
   ///@}
 
   /// The sum of squares of n values, added up in double.
@@ -453,9 +456,8 @@ class ReferenceTraining {
                   std::span<T> mean_square, std::size_t step, const AdamWOptions& options) {
     ds4::adamw_step(weights, gradient, mean, mean_square, step, options);
   }
-  void muon_step(std::span<T> weights, std::span<const T> gradient, std::span<T> momentum,
-                 std::size_t rows, std::size_t cols, const MuonOptions& options) {
-    ds4::muon_step(weights, gradient, momentum, rows, cols, options);
+  void muon_steps(std::span<const MuonTarget<T>> targets, const MuonOptions& options) {
+    for (const MuonTarget<T>& target : targets) muon_step(target, options);
   }
   ///@}
 

@@ -19,9 +19,15 @@ namespace ds4::inline v0_1::simd::training {
 /// Rows and columns of a tile. The rows of AVX-512 take 24 of 32 registers, those of the others 12
 /// and 8 of 16.
 template <class A>
-inline constexpr std::size_t kTileRows = kLanes<A> == 16 ? 12 : kLanes<A> == 8 ? 6 : 4;
+inline constexpr std::size_t kTileRows = kLanes<A> == 16  ? 12
+                                         : kLanes<A> == 8 ? 6
+                                                          : 4;
 template <class A>
 inline constexpr std::size_t kTileCols = 2 * kLanes<A>;
+
+/// Values from one column of a left matrix that is packed by tiles to the next: whole vectors.
+template <class A>
+inline constexpr std::size_t kTileStride = (kTileRows<A> + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
 
 /// Terms of a block: a panel of a block fits the first-level cache.
 inline constexpr std::size_t kDepth = 256;
@@ -48,11 +54,11 @@ inline std::size_t panels_size(std::size_t depth, std::size_t cols) {
 /// Float32 values of scratch of multiply_transposed.
 template <class A>
 inline std::size_t transposed_scratch() {
-  return kDepth * (kOuterRows + kOuterCols);
+  return kDepth * (kOuterRows / kTileRows<A> * kTileStride<A> + kOuterCols);
 }
 
 /// c (+)= a b for `Rows` rows and `cols` <= Vectors * kLanes columns. `Packed`: a is [depth,
-/// kTileRows]; otherwise it has rows, a_stride apart. b is a panel.
+/// kTileStride]; otherwise it has rows, a_stride apart. b is a panel.
 template <class A, std::size_t Rows, std::size_t Vectors, bool Packed>
 inline void multiply_tile(float* c, std::size_t c_stride, const float* a, std::size_t a_stride,
                           const float* b, std::size_t depth, std::size_t cols, bool add) {
@@ -70,7 +76,7 @@ inline void multiply_tile(float* c, std::size_t c_stride, const float* a, std::s
     DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) right[v] = load<A>(b + v * kL);
     DS4_UNROLL for (std::size_t r = 0; r < Rows; ++r) {
       const Batch<A> left =
-          splat<A>(Packed ? a[k * kTileRows<A> + r] : rows[r / 3][r % 3 * a_stride + k]);
+          splat<A>(Packed ? a[k * kTileStride<A> + r] : rows[r / 3][r % 3 * a_stride + k]);
       DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
         sum[r][v] = xsimd::fma(left, right[v], sum[r][v]);
       }
@@ -129,7 +135,7 @@ struct Product {
 };
 
 /// Tiles of one product where b's panels have `stride` values and a's element (row, k) is at
-/// a + row * a_stride + k, or, packed, in blocks [depth, kTileRows], a_stride apart.
+/// a + row * a_stride + k, or, packed, in blocks [depth, kTileStride], a_stride apart.
 template <class A, bool Packed>
 inline void multiply_block(const Product& p, std::size_t panel_stride) {
   for_tile_rows<A>(p.rows, [&](std::size_t row, auto constant) {
@@ -207,22 +213,33 @@ inline const float* row_of(const RowList& rows, std::size_t i) {
   return rows.data + at * rows.stride;
 }
 
-/// Copies the columns [first, first + cols) of `depth` rows to panels [depth, Width] that are
-/// panel_stride apart, filled up with zeros.
-template <class A, std::size_t Width>
+/// Copies the columns [first, first + cols) of `depth` rows to panels of `Width` columns that are
+/// panel_stride apart, filled up with zeros. Rows of a panel are `Stride` values apart, whole
+/// vectors; what is behind the columns is not specified.
+template <class A, std::size_t Width, std::size_t Stride>
 inline void pack_columns(float* panels, std::size_t panel_stride, const RowList& rows,
                          std::size_t row_begin, std::size_t depth, std::size_t first,
                          std::size_t cols) {
-  for (std::size_t k = 0; k < depth; ++k) {
-    const float* from = row_of<A>(rows, row_begin + k) + first;
-    float* to = panels + k * Width;
+  static_assert(Width <= Stride && Stride % kLanes<A> == 0);
+  constexpr std::size_t kRows = 8;  // side by side, so that a panel is written by whole lines
+  const float* from[kRows];
+  for (std::size_t k = 0; k < depth; k += kRows) {
+    const std::size_t count = std::min(kRows, depth - k);
+    for (std::size_t i = 0; i < count; ++i) from[i] = row_of<A>(rows, row_begin + k + i) + first;
+    float* to = panels + k * Stride;
     std::size_t col = 0;
-    for (; col + Width <= cols; col += Width, to += panel_stride) {
-      std::memcpy(to, from + col, Width * sizeof(float));
+    for (; col + Stride <= cols; col += Width, to += panel_stride) {
+      for (std::size_t i = 0; i < count; ++i) {
+        DS4_UNROLL for (std::size_t c = 0; c < Stride; c += kLanes<A>) {
+          load<A>(from[i] + col + c).store_unaligned(to + i * Stride + c);
+        }
+      }
     }
-    if (col < cols) {
-      std::memset(to, 0, Width * sizeof(float));
-      std::memcpy(to, from + col, (cols - col) * sizeof(float));
+    for (; col < cols; col += Width, to += panel_stride) {
+      for (std::size_t i = 0; i < count; ++i) {
+        std::memset(to + i * Stride, 0, Stride * sizeof(float));
+        std::memcpy(to + i * Stride, from[i] + col, std::min(Width, cols - col) * sizeof(float));
+      }
     }
   }
 }
@@ -231,8 +248,8 @@ inline void pack_columns(float* panels, std::size_t panel_stride, const RowList&
 template <class A>
 inline void pack_rows(float* panels, const float* w, std::size_t w_stride, std::size_t cols,
                       std::size_t depth, std::size_t begin, std::size_t end) {
-  pack_columns<A, kTileCols<A>>(panels + begin * kTileCols<A>, kTileCols<A> * depth,
-                                {w, w_stride}, begin, end - begin, 0, cols);
+  pack_columns<A, kTileCols<A>, kTileCols<A>>(panels + begin * kTileCols<A>, kTileCols<A> * depth,
+                                              {w, w_stride}, begin, end - begin, 0, cols);
 }
 
 /// A product c (+)= a^T b of a [depth, rows] and b [depth, cols], which are given by their rows.
@@ -254,14 +271,14 @@ inline void multiply_transposed(const TransposedProduct& p, std::size_t row, std
                                 std::size_t col, std::size_t cols, std::size_t begin,
                                 std::size_t end, float* scratch) {
   float* const left = scratch;
-  float* const right = scratch + kDepth * kOuterRows;
+  float* const right = scratch + kDepth * (kOuterRows / kTileRows<A> * kTileStride<A>);
   const std::size_t step = block_depth<A>(end - begin);
   for (std::size_t k = begin; k < end; k += step) {
     const std::size_t depth = std::min(step, end - k);
-    const std::size_t block = depth * kTileRows<A>;
+    const std::size_t block = depth * kTileStride<A>;
     const std::size_t panel = depth * kTileCols<A>;
-    pack_columns<A, kTileRows<A>>(left, block, p.a, k, depth, row, rows);
-    pack_columns<A, kTileCols<A>>(right, panel, p.b, k, depth, col, cols);
+    pack_columns<A, kTileRows<A>, kTileStride<A>>(left, block, p.a, k, depth, row, rows);
+    pack_columns<A, kTileCols<A>, kTileCols<A>>(right, panel, p.b, k, depth, col, cols);
     float* c = p.c + row * p.c_stride + col;
     for (std::size_t i = 0; i < cols; i += kTileCols<A>) {  // a panel stays in the nearest cache
       multiply_block<A, true>({c + i, p.c_stride, left, block, right + i * depth, rows,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 #include <ds4/kernels/simd/lanes.hpp>
@@ -64,8 +65,8 @@ inline void for_vectors(std::size_t n, F&& f) {
   if (i < n) f(i, Part{n - i});
 }
 
-/// The sum over n values, where add(sum, i, lanes) gives the sum with a vector's values added. Lanes
-/// that are not there must add 0.
+/// The sum over n values, where add(sum, i, lanes) gives the sum with a vector's values added.
+/// Lanes that are not there must add 0.
 template <class A, class F>
 inline float sum_vectors(std::size_t n, F&& add) {
   constexpr std::size_t kSums = 4;  // one alone would wait for itself
@@ -95,6 +96,42 @@ inline Batch<A> sigmoid(const Batch<A>& x) {
   return splat<A>(1.0f) / (splat<A>(1.0f) + xsimd::exp(-x));
 }
 
+/// log(x) for normal x > 0, to about 2^-23 of it, next to 1 as well. (That of xsimd 8 with AVX-512
+/// does not compile without optimisation.) Source: the polynomial of Cephes, logf.
+template <class A>
+inline Batch<A> natural_log(const Batch<A>& x) {
+  using Bits = xsimd::batch<std::uint32_t, typename A::Xsimd>;
+  const auto to_float = [](const Bits& bits) {
+#if XSIMD_VERSION_MAJOR >= 10
+    return xsimd::bitwise_cast<float>(bits);
+#else
+    return xsimd::bitwise_cast<Batch<A>>(bits);
+#endif
+  };
+#if XSIMD_VERSION_MAJOR >= 10
+  const Bits bits = xsimd::bitwise_cast<std::uint32_t>(x);
+#else
+  const Bits bits = xsimd::bitwise_cast<Bits>(x);
+#endif
+  // x = m * 2^e with m in [1, 2), then in [sqrt(1/2), sqrt(2)). The biased exponent becomes a
+  // number as the low bits of 2^23 + it.
+  const Batch<A> m = to_float((bits & Bits(0x7fffffu)) | Bits(0x3f800000u));
+  const Batch<A> e = to_float((bits >> 23) | Bits(0x4b000000u)) - splat<A>(8388608.0f + 127.0f);
+  const auto high = m > splat<A>(1.41421356f);
+  const Batch<A> exponent = xsimd::select(high, e + splat<A>(1.0f), e);
+  const Batch<A> f = xsimd::select(high, m * splat<A>(0.5f), m) - splat<A>(1.0f);
+  constexpr float kTerms[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                              -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                              2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+  Batch<A> sum = splat<A>(0.0f);
+  for (const float term : kTerms) sum = xsimd::fma(sum, f, splat<A>(term));
+  const Batch<A> square = f * f;
+  sum = sum * f * square;
+  sum = xsimd::fma(exponent, splat<A>(-2.12194440e-4f), sum);  // log(2) in two parts
+  sum = xsimd::fma(square, splat<A>(-0.5f), sum) + f;
+  return xsimd::fma(exponent, splat<A>(0.693359375f), sum);
+}
+
 /// Calls f with `count` as a constant if that is `Count`, otherwise as it is: loops over few things
 /// are unrolled where there are as many as usual.
 template <class A, std::size_t Count, class F>
@@ -105,6 +142,32 @@ inline void with_usual(std::size_t count, F&& f) {
     f(count);
   }
 }
+
+/// Float32 values of scratch in whose place there is a pointer.
+inline constexpr std::size_t kPointerValues = sizeof(void*) / sizeof(float);
+
+/// Calls f(0), f(1), ..., f(n - 1); unrolled if n is a constant.
+template <class A, class Count, class F>
+inline void repeat(Count n, F&& f) {
+  if constexpr (std::is_same_v<Count, std::size_t>) {
+    for (std::size_t i = 0; i < n; ++i) f(i);
+  } else {
+    DS4_UNROLL for (std::size_t i = 0; i < Count::value; ++i) f(i);
+  }
+}
+
+///@{
+/// n * n, a constant if n is one.
+template <class A>
+constexpr std::size_t square(std::size_t n) {
+  return n * n;
+}
+template <class A, std::size_t N>
+constexpr std::integral_constant<std::size_t, N * N> square(
+    std::integral_constant<std::size_t, N>) {
+  return {};
+}
+///@}
 
 /// Rows on the left and on the right of a tile of dot products: what the registers hold.
 template <class A>

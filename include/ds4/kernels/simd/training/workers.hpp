@@ -1,10 +1,9 @@
 // Threads for training: tasks by fork and join, and scratch memory that is kept.
 #pragma once
 
-#include <algorithm>
+#include <atomic>
 #include <cstddef>
-#include <cstdint>
-#include <vector>
+#include <memory>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -20,31 +19,43 @@ namespace ds4::inline v0_1::simd::training {
 class Workers {
  public:
   /// 0 threads: one per processor that the process may use.
-  explicit Workers(std::size_t threads) : lanes_(threads == 0 ? processors() : threads) {}
+  explicit Workers(std::size_t threads)
+      : threads_(threads == 0 ? processors() : threads),
+        lanes_(std::make_unique<Lane[]>(threads_)) {}
 
   /// How many there are.
-  std::size_t threads() const { return lanes_.size(); }
+  std::size_t threads() const { return threads_; }
 
   /// Calls f(task, scratch) for every task < count; scratch has `floats` values that are the task's
-  /// own.
+  /// own. A thread begins with the same share of the tasks every time, as what it has computed is
+  /// in its cache, and then helps with those of the others.
   template <class F>
   void run(std::size_t count, std::size_t floats, F&& f) {
-    const bool forks = count > 1 && threads() > 1;
-    for (std::size_t lane = 0; lane < (forks ? threads() : 1); ++lane) {
+    const std::size_t lanes = count > 1 ? threads() : 1;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
       lanes_[lane].reserve(floats);
+      lanes_[lane].next.store(lane * count / lanes, std::memory_order_relaxed);
+      lanes_[lane].end = (lane + 1) * count / lanes;
     }
-#ifdef _OPENMP
-    if (forks) {
-#pragma omp parallel num_threads(static_cast<int>(threads()))
-      {
-        float* const scratch = lanes_[static_cast<std::size_t>(omp_get_thread_num())].values();
-#pragma omp for schedule(dynamic, 1)
-        for (std::size_t task = 0; task < count; ++task) f(task, scratch);
+    const auto work = [&](std::size_t lane) {
+      float* const scratch = lanes_[lane].values();
+      for (std::size_t i = 0; i < lanes; ++i) {
+        Lane& share = lanes_[(lane + i) % lanes];
+        for (;;) {
+          const std::size_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (task >= share.end) break;
+          f(task, scratch);
+        }
       }
+    };
+#ifdef _OPENMP
+    if (lanes > 1) {
+#pragma omp parallel num_threads(static_cast<int>(lanes))
+      work(static_cast<std::size_t>(omp_get_thread_num()));
       return;
     }
 #endif
-    for (std::size_t task = 0; task < count; ++task) f(task, lanes_[0].values());
+    work(0);
   }
 
   /// Memory that tasks share, for as long as this object lives.
@@ -74,8 +85,12 @@ class Workers {
   };
 
  private:
-  class Lane {
+  // A thread's scratch memory, and its share of the tasks.
+  class alignas(64) Lane {
    public:
+    std::atomic<std::size_t> next{0};
+    std::size_t end = 0;
+
     void reserve(std::size_t floats) {
       if (floats <= size_) return;
       memory_ = allocate_block(floats * sizeof(float));
@@ -96,7 +111,8 @@ class Workers {
 #endif
   }
 
-  std::vector<Lane> lanes_;
+  std::size_t threads_;
+  std::unique_ptr<Lane[]> lanes_;
   Arena arena_;
   Arena::Cursor cursor_{arena_};
   std::size_t depth_ = 0;

@@ -1,0 +1,64 @@
+// Models in training at run time.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+
+#include <ds4/config_values.hpp>
+#include <ds4/train/adamw.hpp>
+#include <ds4/train/muon.hpp>
+#include <ds4/train/trainable_model.hpp>
+#include <ds4/train/trained_weights.hpp>
+
+namespace CLI {
+class App;
+}
+
+namespace ds4::cli {
+
+/// A ds4::TrainableModel whose configuration and kernels are known at run time only, with what
+/// ds4::Trainer asks of its kernels.
+class AnyTrainable {
+ public:
+  using Scalar = float;
+
+  virtual ~AnyTrainable() = default;
+
+  virtual TrainedWeights<float>& weights() = 0;
+  virtual bool has_mtp() const = 0;
+  virtual void zero_gradients() = 0;
+  virtual PassLosses add_gradients(std::span<const TrainingSequence> sequences,
+                                   const PassOptions& options) = 0;
+  virtual PassLosses losses(std::span<const TrainingSequence> sequences,
+                            const PassOptions& options) = 0;
+
+  AnyTrainable& kernels() { return *this; }
+  virtual double sum_of_squares(const float* x, std::size_t n) = 0;
+  virtual void scale(float* y, double factor, std::size_t n) = 0;
+  virtual void adamw_step(std::span<float> weights, std::span<const float> gradient,
+                          std::span<float> mean, std::span<float> mean_square, std::size_t step,
+                          const AdamWOptions& options) = 0;
+  virtual void muon_steps(std::span<const MuonTarget<float>> targets,
+                          const MuonOptions& options) = 0;
+};
+
+/// What a model in training is made from.
+struct TrainableSource {
+  std::filesystem::path dir;  ///< a checkpoint; empty: all weights zero
+  std::size_t threads = 1;
+};
+
+/// The model of this configuration, which `config_file` states, on this backend. Throws ds4::Error
+/// if it is not compiled in (the text then says what to do about it) or cannot be loaded.
+std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
+                                             const std::filesystem::path& config_file,
+                                             const std::string& backend,
+                                             const TrainableSource& source);
+
+/// Adds --backend and --threads, as they are for training, to a verb.
+void add_training_backend_options(CLI::App& verb, std::string& backend, std::size_t& threads);
+
+}  // namespace ds4::cli

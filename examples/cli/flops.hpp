@@ -1,0 +1,24 @@
+// Operations by the parts of the model, as JSON.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include <nlohmann/json.hpp>
+
+#include <ds4/plan.hpp>
+
+namespace ds4::cli {
+
+/// The components that have any, by name.
+inline nlohmann::ordered_json components(const std::array<std::size_t, kComponents>& flops) {
+  constexpr std::array<const char*, kComponents> kNames{"attention",         "indexer", "experts",
+                                                        "hyper_connections", "head",    "rest"};
+  auto json = nlohmann::ordered_json::object();
+  for (std::size_t i = 0; i < kComponents; ++i) {
+    if (flops[i] > 0) json[kNames[i]] = flops[i];
+  }
+  return json;
+}
+
+}  // namespace ds4::cli

@@ -1,0 +1,47 @@
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+
+#include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
+#include <ds4/error.hpp>
+
+#include "cli/any_model.hpp"
+#include "cli/any_trainable.hpp"
+#include "cli/model_choice.hpp"
+#include "cli/options.hpp"
+
+namespace ds4::cli {
+
+std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
+                                             const std::filesystem::path& config_file,
+                                             const std::string& backend,
+                                             const TrainableSource& source) {
+  const CompiledModel& model =
+      expect_compiled_in(nearest_model(config, backend), config_file);
+  if (model.make_trainable == nullptr) {
+    throw Error(detail::printable_path(config_file),
+                "found " + model.config.name + " on backend " + backend +
+                    ", expected a configuration that is compiled in for training: the default "
+                    "model's, or one of DS4_MODEL_CONFIGS, on simd or reference");
+  }
+  return model.make_trainable(source);
+}
+
+void add_training_backend_options(CLI::App& verb, std::string& backend, std::size_t& threads) {
+  backend = "simd";
+  threads = std::max(1u, std::thread::hardware_concurrency());
+  verb.add_option("--backend", backend, "How to compute: simd, reference")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"simd", "reference"}));
+  verb.add_option("--threads", threads, "Threads; the reference backend always uses one")
+      ->capture_default_str()
+      ->check(expect_count(1, kMostThreads));
+}
+
+}  // namespace ds4::cli

@@ -1,0 +1,20 @@
+// Which configurations the program can plan the training of.
+#pragma once
+
+#include <vector>
+
+#include <ds4/config_values.hpp>
+#include <ds4/train/training_plan.hpp>
+
+namespace ds4::cli {
+
+/// A configuration whose layers are compiled in, without a backend.
+struct PlannableTraining {
+  ConfigValues config;
+  TrainingPlan (*plan)(const TrainingPlanOptions& options);  ///< ds4::plan_training
+};
+
+/// All of them. Generated from training_plans.cpp.in.
+const std::vector<PlannableTraining>& plannable_trainings();
+
+}  // namespace ds4::cli

@@ -1,0 +1,48 @@
+// The weights that a model starts training from.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ds4/detail/random_stream.hpp>
+#include <ds4/train/trained_weights.hpp>
+
+namespace ds4::inline v0_1 {
+
+/// Random weights, a function of the seed: matrices of this standard deviation; norms and the mHC
+/// scales 1; sinks and all biases 0. Hash tables name random experts, each of a token's once.
+template <class T>
+void initialise(TrainedWeights<T>& weights, std::uint64_t seed, double deviation = 0.02) {
+  for (TrainedWeight<T>& weight : weights.list()) {
+    const std::string_view name = weight.name;
+    const bool ones = name.ends_with("norm.weight") || name.ends_with("_scale");
+    const bool zeros = weight.shape.size() == 1 || name.ends_with("ape");
+    if (ones || zeros) {
+      std::ranges::fill(weight.values, ones ? T(1) : T(0));
+      continue;
+    }
+    detail::RandomStream random(seed, name);
+    float normal[4];
+    for (std::size_t i = 0; i < weight.values.size(); ++i) {
+      if (i % 4 == 0) random.normal(normal);
+      weight.values[i] = static_cast<T>(deviation * static_cast<double>(normal[i % 4]));
+    }
+  }
+  for (const auto& table : weights.tables()) {
+    detail::RandomStream random(seed, table.name);
+    const std::size_t k = table.picks.size() / table.rows;
+    std::vector<std::int32_t> experts(table.experts);
+    std::iota(experts.begin(), experts.end(), 0);
+    for (std::size_t i = 0; i < table.picks.size(); ++i) {  // the start of a shuffle
+      std::swap(experts[i % k], experts[i % k + random.next() % (table.experts - i % k)]);
+      table.picks[i] = experts[i % k];
+    }
+  }
+}
+
+}  // namespace ds4::inline v0_1

@@ -1,0 +1,172 @@
+// What a training run writes: the model in the release's layout, and what it needs to go on.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/checkpoint/new_file.hpp>
+#include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
+#include <ds4/config_values.hpp>
+#include <ds4/detail/messages.hpp>
+#include <ds4/dtype.hpp>
+#include <ds4/error.hpp>
+#include <ds4/train/optimizer.hpp>
+#include <ds4/train/trained_weights.hpp>
+
+namespace ds4::inline v0_1 {
+
+namespace detail {
+
+/// Values as bytes of F32 or BF16.
+template <class T>
+std::vector<std::byte> stored_values(std::span<const T> values, DType dtype) {
+  std::vector<std::byte> bytes(values.size() * dtype_size(dtype));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto value = static_cast<float>(values[i]);
+    if (dtype == DType::bf16) {
+      const std::uint16_t bits = bf16_from_float(value);
+      std::memcpy(bytes.data() + i * sizeof bits, &bits, sizeof bits);
+    } else {
+      std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace detail
+
+/// Makes a folder if it is missing. Throws ds4::Error if it cannot.
+inline void make_folder(const std::filesystem::path& dir) {
+  std::error_code error;
+  if (!std::filesystem::create_directories(dir, error) && error) {
+    throw Error(detail::printable_path(dir), "cannot create: " + error.message());
+  }
+}
+
+/// Writes weights and hash tables as model.safetensors, and config.json, to a folder, which is made
+/// if it is missing: BF16 matrices, everything else float32, tables I64. Files that are there are
+/// replaced, each at once when it is complete. Throws ds4::Error if they cannot be written.
+template <class T>
+void save_model(const std::filesystem::path& dir, const ConfigValues& config,
+                const TrainedWeights<T>& weights) {
+  const auto find = [](const auto& list, const std::string& name) {
+    const auto at = std::ranges::find_if(list, [&](const auto& item) { return item.name == name; });
+    return at == list.end() ? nullptr : &*at;
+  };
+  std::vector<TensorSpec> specs;
+  std::vector<std::vector<std::byte>> data;
+  for (const TensorInfo& tensor : list_tensors(config)) {
+    const DType dtype = storage_of(tensor.role, StorageFormat::bf16).dtype;
+    if (const auto* table = find(weights.tables(), tensor.name)) {
+      const std::vector<std::int64_t> picks(table->picks.begin(), table->picks.end());
+      const auto bytes = std::as_bytes(std::span(picks));
+      data.emplace_back(bytes.begin(), bytes.end());
+    } else if (const auto* weight = find(weights.list(), tensor.name)) {
+      data.push_back(detail::stored_values(std::span<const T>(weight->values), dtype));
+    } else {
+      continue;  // of a multi-token-prediction layer that the model does not have
+    }
+    specs.push_back({tensor.name, dtype, tensor.shape});
+  }
+  make_folder(dir);
+  SafetensorsWriter writer(dir / "model.safetensors", specs, {{"format", "pt"}});
+  for (std::size_t i = 0; i < data.size(); ++i) writer.write(i, data[i]);
+  NewFile config_file(dir / "config.json");
+  const std::string text = config_json(config);
+  config_file.write_at(0, std::as_bytes(std::span(text)));
+  writer.finish();
+  config_file.finish();
+}
+
+/// Writes what a run needs to go on as if it had never stopped: float32 weights, tables and the
+/// optimizer's state, with the number of steps and further `metadata`. Throws as save_model does.
+inline void save_training_state(const std::filesystem::path& file,
+                                const TrainedWeights<float>& weights,
+                                const Optimizer<float>& optimizer,
+                                std::map<std::string, std::string> metadata) {
+  std::vector<TensorSpec> specs;
+  std::vector<std::span<const std::byte>> data;
+  const auto add = [&](const std::string& name, DType dtype, auto values) {
+    if (values.empty()) return;
+    specs.push_back({name, dtype, {values.size()}});
+    data.push_back(std::as_bytes(values));
+  };
+  for (const auto& weight : weights.list()) add("weights." + weight.name, DType::f32, weight.values);
+  for (const auto& table : weights.tables()) add("tables." + table.name, DType::i32, table.picks);
+  for (const auto& state : optimizer.states()) {
+    add("mean." + state.name, DType::f32, std::span(state.mean));
+    add("mean_square." + state.name, DType::f32, std::span(state.mean_square));
+  }
+  metadata["steps"] = std::to_string(optimizer.steps());
+  SafetensorsWriter writer(file, std::move(specs), metadata);
+  for (std::size_t i = 0; i < data.size(); ++i) writer.write(i, data[i]);
+  writer.finish();
+}
+
+/// Reads what save_training_state wrote into weights and an optimizer of the same model, and returns
+/// the metadata. Throws ds4::Error if the file is not of this model and optimizer; both are then in
+/// no particular state.
+inline std::map<std::string, std::string> load_training_state(const std::filesystem::path& file,
+                                                              TrainedWeights<float>& weights,
+                                                              Optimizer<float>& optimizer) {
+  const Safetensors stored(file);
+  const std::string where = detail::printable_path(file);
+  std::size_t used = 0;
+  const auto read = [&](const std::string& name, DType dtype, auto values) {
+    if (values.empty()) return;
+    const StoredTensor* tensor = stored.find(name);
+    if (tensor == nullptr) throw Error(where, detail::printable(name) + ": missing");
+    if (tensor->dtype != dtype || tensor->data.size() != values.size_bytes()) {
+      throw Error(where, detail::printable(name) + ": found " +
+                             std::string(dtype_name(tensor->dtype)) + " " +
+                             detail::shape_text(tensor->shape) + ", expected " +
+                             std::string(dtype_name(dtype)) + " [" +
+                             std::to_string(values.size()) + "]");
+    }
+    std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
+    ++used;
+  };
+  for (auto& weight : weights.list()) read("weights." + weight.name, DType::f32, weight.values);
+  for (auto& table : weights.tables()) {
+    read("tables." + table.name, DType::i32, table.picks);
+    for (const std::int32_t pick : table.picks) {
+      if (pick < 0 || static_cast<std::size_t>(pick) >= table.experts) {
+        throw Error(where, "tables." + table.name + ": found expert " + std::to_string(pick) +
+                               ", expected 0 to " + std::to_string(table.experts - 1));
+      }
+    }
+  }
+  for (auto& state : optimizer.states()) {
+    read("mean." + state.name, DType::f32, std::span(state.mean));
+    read("mean_square." + state.name, DType::f32, std::span(state.mean_square));
+  }
+  if (used != stored.tensors().size()) {
+    throw Error(where, "found " + std::to_string(stored.tensors().size()) + " tensors, expected " +
+                           std::to_string(used));
+  }
+  const auto steps = stored.metadata().find("steps");
+  if (steps == stored.metadata().end()) throw Error(where, "__metadata__: steps: missing");
+  std::size_t count = 0;
+  for (const char digit : steps->second) {
+    if (digit < '0' || digit > '9' || count > (std::size_t{1} << 40)) {
+      throw Error(where, "__metadata__: steps: found " + detail::in_quotes(steps->second) +
+                             ", expected a number");
+    }
+    count = count * 10 + static_cast<std::size_t>(digit - '0');
+  }
+  optimizer.set_steps(count);
+  return stored.metadata();
+}
+
+}  // namespace ds4::inline v0_1
