@@ -44,8 +44,8 @@ void gradients(const GradientsOptions& options) {
   const std::filesystem::path config_file = dir / "config.json";
   const ConfigValues config = read_config(config_file);
   check_token_lists(options.tokens, lists, config);
-  const std::unique_ptr<AnyTrainable> model = make_trainable(
-      config, config_file, options.model.backend, {dir, options.model.threads});
+  const std::unique_ptr<AnyTrainable> model =
+      make_trainable(config, config_file, options.model.backend, {dir, options.model.threads});
 
   std::size_t predictions = 0;
   for (const auto& ids : lists) predictions += ids.size() - 1;
@@ -70,8 +70,8 @@ void gradients(const GradientsOptions& options) {
   std::vector<std::span<const float>> values;
   for (const TrainedWeight<float>& weight : model->weights().list()) {
     if (!is_reached(weight)) continue;
-    specs.push_back({"grad." + checkpoint.find(weight.name)->stored_name, DType::f32,
-                     weight.shape});
+    specs.push_back(
+        {"grad." + checkpoint.find(weight.name)->stored_name, DType::f32, weight.shape});
     values.push_back(weight.gradient);
   }
   SafetensorsWriter writer(options.out, std::move(specs));

@@ -94,13 +94,13 @@ std::vector<LossRow> from_csv(std::string_view where, std::string_view text) {
     LossRow row;
     StepReport& r = row.report;
     double validation = 0.0;
-    const bool good =
-        fields.size() == kColumns && parse(fields[0], r.step) && parse(fields[1], r.tokens) &&
-        parse(fields[2], row.seconds) && parse(fields[3], r.loss) &&
-        (fields[4].empty() || parse(fields[4], validation)) && parse(fields[5], r.mtp_loss) &&
-        parse(fields[6], r.balance) && parse(fields[7], r.indexer) &&
-        parse(fields[8], r.gradient_norm) && parse(fields[9], r.learning_rate) &&
-        r.step == rows.size() + 1;
+    const bool good = fields.size() == kColumns && parse(fields[0], r.step) &&
+                      parse(fields[1], r.tokens) && parse(fields[2], row.seconds) &&
+                      parse(fields[3], r.loss) &&
+                      (fields[4].empty() || parse(fields[4], validation)) &&
+                      parse(fields[5], r.mtp_loss) && parse(fields[6], r.balance) &&
+                      parse(fields[7], r.indexer) && parse(fields[8], r.gradient_norm) &&
+                      parse(fields[9], r.learning_rate) && r.step == rows.size() + 1;
     if (!good) reject("the numbers of step " + std::to_string(rows.size() + 1));
     if (!fields[4].empty()) row.validation = validation;
     rows.push_back(row);
@@ -153,8 +153,8 @@ std::string loss_curve(const std::vector<LossRow>& rows, std::string_view title)
   svg.text(kLeft + kWidth / 2, kTop + kHeight + 38, "tokens",
            {.anchor = Svg::Anchor::middle, .colour = kGrey});
   svg.text(kLeft, kTop - 8, "nats per token", {.size = 11, .colour = kGrey});
-  const auto draw = [&](const std::vector<std::pair<double, double>>& line,
-                        std::string_view colour, std::string_view name, double legend) {
+  const auto draw = [&](const std::vector<std::pair<double, double>>& line, std::string_view colour,
+                        std::string_view name, double legend) {
     if (line.empty()) return;
     std::string path;
     char command[64];

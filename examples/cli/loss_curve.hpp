@@ -14,7 +14,7 @@ namespace ds4::cli {
 /// A step of a run.
 struct LossRow {
   StepReport report;
-  double seconds = 0.0;                    ///< of training, since the run began
+  double seconds = 0.0;                   ///< of training, since the run began
   std::optional<double> validation = {};  ///< nats per token behind the step, where measured
 };
 

@@ -22,10 +22,10 @@ int run_program(int argc, char** argv) {
   CLI::App app{"Runs DeepSeek-V4 models.", "ds4"};
   app.set_version_flag("--version", "ds4 " DS4_VERSION);
   app.require_subcommand(1);
-  for (const auto add : {add_run, add_chat, add_logits, add_perplexity, add_tokenize,
-                         add_detokenize, add_inspect, add_bench, add_synth, add_plan, add_convert,
-                         add_trace, add_draw, add_routes, add_attend, add_check, add_gradients,
-                         add_train}) {
+  for (const auto add :
+       {add_run, add_chat, add_logits, add_perplexity, add_tokenize, add_detokenize, add_inspect,
+        add_bench, add_synth, add_plan, add_convert, add_trace, add_draw, add_routes, add_attend,
+        add_check, add_gradients, add_train}) {
     add(app);
   }
   try {

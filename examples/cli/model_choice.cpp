@@ -131,8 +131,8 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
       expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  return model.load(
-      dir, {.threads = choice.threads, .exact = choice.exact, .memory_budget = budget});
+  return model.load(dir,
+                    {.threads = choice.threads, .exact = choice.exact, .memory_budget = budget});
 }
 
 }  // namespace ds4::cli

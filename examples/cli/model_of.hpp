@@ -142,8 +142,8 @@ AnyState ModelOf<C, B>::random_state(std::size_t position, bool keep_drafts) {
 }
 
 template <ModelConfig C, Backend B>
-CompiledModel compiled_model(std::unique_ptr<AnyTrainable> (*make_trainable)(
-    const TrainableSource&)) {
+CompiledModel compiled_model(
+    std::unique_ptr<AnyTrainable> (*make_trainable)(const TrainableSource&)) {
   return {config_values<C>(), BackendTraits<B>::kName,
           [](const std::filesystem::path& dir,
              const BackendOptions& options) -> std::unique_ptr<AnyModel> {

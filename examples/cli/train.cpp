@@ -119,15 +119,15 @@ Texts read_texts(const TrainOptions& options, const Tokenizer& tokenizer,
 std::string course_of(const TrainOptions& o) {
   const TrainerOptions& t = o.trainer;
   char text[400];
-  std::snprintf(text, sizeof text,
-                "batch %zu, context %zu, optimizer %s, learning rate %.9g, warm-up %zu, decay %s to "
-                "%.9g, weight decay %.9g, clip %.9g, weights of losses %.9g %.9g %.9g %.9g, router "
-                "bias %.9g, seed %llu",
-                t.batch, t.context, o.optimizer.c_str(), t.learning_rate.peak,
-                t.learning_rate.warmup_steps, o.decay.c_str(), t.learning_rate.final_share,
-                o.weight_decay, t.optimizer.clip_norm, t.mtp_weight, t.late_mtp_weight,
-                t.balance_weight, t.indexer_weight, t.optimizer.bias_rate,
-                static_cast<unsigned long long>(t.seed));
+  std::snprintf(
+      text, sizeof text,
+      "batch %zu, context %zu, optimizer %s, learning rate %.9g, warm-up %zu, decay %s to "
+      "%.9g, weight decay %.9g, clip %.9g, weights of losses %.9g %.9g %.9g %.9g, router "
+      "bias %.9g, seed %llu",
+      t.batch, t.context, o.optimizer.c_str(), t.learning_rate.peak, t.learning_rate.warmup_steps,
+      o.decay.c_str(), t.learning_rate.final_share, o.weight_decay, t.optimizer.clip_norm,
+      t.mtp_weight, t.late_mtp_weight, t.balance_weight, t.indexer_weight, t.optimizer.bias_rate,
+      static_cast<unsigned long long>(t.seed));
   return text;
 }
 
@@ -211,21 +211,20 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
 }
 
 void Run::resume() {
-  const auto metadata =
-      load_training_state(state_file(), model_->weights(), trainer_->optimizer());
+  const auto metadata = load_training_state(state_file(), model_->weights(), trainer_->optimizer());
   const auto course = metadata.find("course");
   const std::string found = course == metadata.end() ? "" : course->second;
   if (found != course_of(options_)) {
-    throw Error(detail::printable_path(state_file()), "found a run with " +
-                                                          detail::printable(found) +
-                                                          ", expected " + course_of(options_));
+    throw Error(
+        detail::printable_path(state_file()),
+        "found a run with " + detail::printable(found) + ", expected " + course_of(options_));
   }
   rows_ = from_csv(detail::printable_path(csv_file()), read_file(csv_file().string()));
   const std::size_t steps = trainer_->optimizer().steps();
   if (rows_.size() < steps) {
-    throw Error(detail::printable_path(csv_file()), "found " + std::to_string(rows_.size()) +
-                                                        " steps, expected " +
-                                                        std::to_string(steps));
+    throw Error(
+        detail::printable_path(csv_file()),
+        "found " + std::to_string(rows_.size()) + " steps, expected " + std::to_string(steps));
   }
   rows_.resize(steps);
   if (!rows_.empty()) seconds_before_ = rows_.back().seconds;
@@ -288,8 +287,7 @@ void Run::train() {
     rows_.push_back(row);
     if (row.validation) report_validation(row);
     show(row);
-    if (std::chrono::duration<double>(Clock::now() - saved).count() >
-        60.0 * options_.save_every) {
+    if (std::chrono::duration<double>(Clock::now() - saved).count() > 60.0 * options_.save_every) {
       save();
       saved = Clock::now();
     }
@@ -312,8 +310,7 @@ CLI::Validator expect_number(double least, double most) {
 
 void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainOptions>();
-  CLI::App& verb =
-      *app.add_subcommand("train", "Train a model from scratch, or further, on texts");
+  CLI::App& verb = *app.add_subcommand("train", "Train a model from scratch, or further, on texts");
   TrainOptions& o = *options;
   TrainerOptions& t = o.trainer;
   verb.add_option("CONFIG", o.config, "A config.json, or its folder")
@@ -347,9 +344,10 @@ void add_train(CLI::App& app) {
   verb.add_option("--context", t.context, "Tokens to a sequence")
       ->capture_default_str()
       ->check(expect_count(2));
-  verb.add_option("--sequences-per-pass", t.sequences_per_pass,
-                  "Sequences that are in memory at once: the gradients of a batch are added up over "
-                  "passes; default: 512 tokens or one sequence")
+  verb.add_option(
+          "--sequences-per-pass", t.sequences_per_pass,
+          "Sequences that are in memory at once: the gradients of a batch are added up over "
+          "passes; default: 512 tokens or one sequence")
       ->check(expect_count(1));
   verb.add_option("--optimizer", o.optimizer, "For the matrices: muon, adamw")
       ->capture_default_str()

@@ -22,8 +22,7 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
                                              const std::filesystem::path& config_file,
                                              const std::string& backend,
                                              const TrainableSource& source) {
-  const CompiledModel& model =
-      expect_compiled_in(nearest_model(config, backend), config_file);
+  const CompiledModel& model = expect_compiled_in(nearest_model(config, backend), config_file);
   if (model.make_trainable == nullptr) {
     throw Error(detail::printable_path(config_file),
                 "found " + model.config.name + " on backend " + backend +

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <ds4/kernels/reference/training.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training.hpp>
 #include <ds4/train/trainable_model.hpp>
 
@@ -51,8 +52,7 @@ class TrainableOf final : public AnyTrainable {
                   const AdamWOptions& options) override {
     model_.kernels().adamw_step(weights, gradient, mean, mean_square, step, options);
   }
-  void muon_steps(std::span<const MuonTarget<float>> targets,
-                  const MuonOptions& options) override {
+  void muon_steps(std::span<const MuonTarget<float>> targets, const MuonOptions& options) override {
     model_.kernels().muon_steps(targets, options);
   }
 
@@ -64,9 +64,8 @@ class TrainableOf final : public AnyTrainable {
 template <ModelConfig C, class K>
 std::unique_ptr<AnyTrainable> trainable_of(K kernels, const TrainableSource& source) {
   using Model = TrainableModel<C, K>;
-  return std::make_unique<TrainableOf<C, K>>(source.dir.empty()
-                                                 ? Model(std::move(kernels))
-                                                 : Model::load(source.dir, std::move(kernels)));
+  return std::make_unique<TrainableOf<C, K>>(
+      source.dir.empty() ? Model(std::move(kernels)) : Model::load(source.dir, std::move(kernels)));
 }
 
 }  // namespace ds4::cli

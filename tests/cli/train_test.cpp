@@ -27,9 +27,9 @@ const std::string kText = DS4_TEST_DATA "/austen/heldout.txt";
 
 /// A short run of the default model's configuration, without --out.
 std::vector<std::string> train(const std::vector<std::string>& more) {
-  std::vector<std::string> arguments{
-      "train",     kAusten, "--text",    kText, "--tokenizer", kAusten, "--batch",
-      "2",         "--context", "32",    "--validate-every", "2"};
+  std::vector<std::string> arguments{"train",       kAusten, "--text",           kText,
+                                     "--tokenizer", kAusten, "--batch",          "2",
+                                     "--context",   "32",    "--validate-every", "2"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
@@ -114,8 +114,8 @@ TEST_CASE("program: train --resume goes on bit for bit, also after Ctrl-C") {
   const auto state = [&](const std::string& out) {
     return read(dir / out + "/training_state.safetensors");
   };
-  const std::vector<std::string> constant{"--decay", "constant", "--warmup", "0",
-                                          "--mtp-weight", "0.1"};
+  const std::vector<std::string> constant{"--decay", "constant",     "--warmup",
+                                          "0",       "--mtp-weight", "0.1"};
   const auto run = [&](const std::string& out, std::vector<std::string> more) {
     more.insert(more.end(), constant.begin(), constant.end());
     more.insert(more.end(), {"--out", dir / out});
@@ -142,10 +142,9 @@ TEST_CASE("program: train --resume goes on bit for bit, also after Ctrl-C") {
 
 TEST_CASE("program: train --init starts from a checkpoint") {
   const TempDir dir;
-  const Result result = ds4_program(train({"--init", kAusten, "--steps", "2", "--learning-rate",
-                                           "0.0001", "--out", dir / "out", "--optimizer",
-                                           "adamw", "--recompute", "pair", "--backend",
-                                           "reference"}));
+  const Result result = ds4_program(
+      train({"--init", kAusten, "--steps", "2", "--learning-rate", "0.0001", "--out", dir / "out",
+             "--optimizer", "adamw", "--recompute", "pair", "--backend", "reference"}));
   INFO(result.err);
   REQUIRE(result.code == 0);
   const std::size_t at = result.out.find("validation loss ");

@@ -432,3 +432,46 @@ TEST_CASE("backward: cross-entropy") {
   CHECK(far[0] == doctest::Approx(1.0));
   CHECK(far[1] == doctest::Approx(-1.0));
 }
+
+TEST_CASE("backward: the balance loss, whose picks are constants") {
+  constexpr std::size_t S = 5;
+  constexpr std::size_t E = 4;
+  constexpr std::size_t k = 2;
+  Values logits = random(S * E, 2.0);
+  const std::vector<std::int32_t> experts{0, 1, 0, 2, 3, 0, 1, 0, 0, 2};
+  const auto loss = [&] {
+    Values unused(S * E);
+    return 0.7 *
+           reference::balance_loss(unused.data(), experts.data(), logits.data(), S, E, k, 1.0);
+  };
+  Values dlogits(S * E);
+  const double value =
+      reference::balance_loss(dlogits.data(), experts.data(), logits.data(), S, E, k, 0.7);
+  check_gradient("logits", logits, dlogits, loss);
+  // Where the experts share the scores evenly it is 1, whatever was picked.
+  const Values even(S * E, 0.3);
+  Values unused(S * E);
+  CHECK(reference::balance_loss(unused.data(), experts.data(), even.data(), S, E, k, 1.0) ==
+        doctest::Approx(1.0));
+  CHECK(value > 0.0);
+}
+
+TEST_CASE("backward: the indexer's divergence") {
+  Values score = random(6, 2.0);
+  const Values received{0.4, 0.0, 1.3, 0.2, 0.05, 0.9};
+  const auto loss = [&] {
+    Values unused(6);
+    return 0.7 * reference::divergence(unused.data(), score.data(), received.data(), 6, 1.0);
+  };
+  Values dscore(6);
+  reference::divergence(dscore.data(), score.data(), received.data(), 6, 0.7);
+  check_gradient("score", score, dscore, loss);
+  // Scores that say what was received have no divergence; nothing received says nothing.
+  Values same(6);
+  for (std::size_t i = 0; i < 6; ++i) same[i] = std::log(received[i] + 1e-300);
+  CHECK(reference::divergence(dscore.data(), same.data(), received.data(), 6, 1.0) ==
+        doctest::Approx(0.0));
+  const Values nothing(6);
+  CHECK(reference::divergence(dscore.data(), score.data(), nothing.data(), 6, 1.0) == 0.0);
+  CHECK(dscore == Values(6));
+}

@@ -67,7 +67,8 @@ TEST_CASE("muon: an update is orthogonal, whatever the gradient's size and side"
     std::vector<double> momentum(size);
     const ds4::MuonOptions options{.learning_rate = 1.0, .weight_decay = 0.0, .scale = 1.0};
     ds4::muon_step<double>({weights, gradient, momentum, static_cast<std::size_t>(rows),
-                           static_cast<std::size_t>(cols)}, options);
+                            static_cast<std::size_t>(cols)},
+                           options);
     const Eigen::Map<const ds4::detail::TrainMatrix<double>> w(weights.data(), rows, cols);
     const auto update = w / -std::sqrt(static_cast<double>(std::max(rows, cols)));
     const Eigen::MatrixXd square = rows <= cols ? Eigen::MatrixXd(update * update.transpose())

@@ -1,4 +1,5 @@
-// Tests of ds4/train/trainer.hpp and what it is made of: steps of whole models, and runs that go on.
+// Tests of ds4/train/trainer.hpp and what it is made of: steps of whole models, and runs that go
+// on.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -17,12 +18,12 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/weight_names.hpp>
 #include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
 #include <ds4/dtype.hpp>
+#include <ds4/error.hpp>
 #include <ds4/kernels/reference/indexer.hpp>
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/kernels/training.hpp>
-#include <ds4/models/tiny_flash.hpp>
+#include <ds4/models/tiny_flash_config.hpp>
 #include <ds4/train/initialise.hpp>
 #include <ds4/train/learning_rate.hpp>
 #include <ds4/train/optimizer.hpp>
@@ -41,8 +42,8 @@ using Kernels = ds4::ReferenceTraining<float>;
 using Model = ds4::TrainableModel<Flash, Kernels>;
 
 /// Picks entries of equal scores as the reference implementation's top-k did when the golden data
-/// were made: by the order that a quickselect leaves. Scores of exactly 0 are frequent, and which of
-/// them are picked changes the loss by 1e-4.
+/// were made: by the order that a quickselect leaves. Scores of exactly 0 are frequent, and which
+/// of them are picked changes the loss by 1e-4.
 struct GoldenTies : Kernels {
   void pick_entries(std::int32_t* picks, const float* q, const float* weights, const float* keys,
                     const ds4::IndexShape& shape) {
@@ -58,7 +59,8 @@ struct GoldenTies : Kernels {
       const std::size_t count = std::min(shape.top_k, order.size());
       if (count > 0) {
         std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count) - 1,
-                         order.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+                         order.end(),
+                         [](const auto& a, const auto& b) { return a.first > b.first; });
       }
       for (std::size_t i = 0; i < shape.top_k; ++i) picks[i] = i < count ? order[i].second : -1;
     }
@@ -207,9 +209,8 @@ TEST_CASE("a router's bias follows the load, and nothing else moves it") {
   Model model = fresh_model();
   const auto find = [&]() -> ds4::TrainedWeight<float>& {
     const auto list = model.weights().list();
-    return *std::ranges::find_if(list, [](const auto& w) {
-      return w.rule == ds4::UpdateRule::load;
-    });
+    return *std::ranges::find_if(list,
+                                 [](const auto& w) { return w.rule == ds4::UpdateRule::load; });
   };
   ds4::Trainer<Model> trainer(model, text(600), small_run());
   trainer.step(0.0);
@@ -325,8 +326,8 @@ TEST_CASE("windows: every token is read about once an epoch, in an order that th
 }
 
 TEST_CASE("learning rates rise on a line, and fall as they are told") {
-  ds4::LearningRate rate{.peak = 2.0, .warmup_steps = 4, .decay = ds4::Decay::linear,
-                         .final_share = 0.25};
+  ds4::LearningRate rate{
+      .peak = 2.0, .warmup_steps = 4, .decay = ds4::Decay::linear, .final_share = 0.25};
   CHECK(rate.at(1, 0.0) == 0.5);
   CHECK(rate.at(4, 0.1) == 2.0);
   CHECK(rate.at(5, 0.0) == 2.0);

@@ -22,8 +22,8 @@ struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::muon;  ///< of the matrices
   AdamWOptions adamw;                        ///< of what follows AdamW
   MuonOptions muon;                          ///< of what follows Muon
-  double clip_norm = 1.0;   ///< gradients of a larger norm are scaled down to it; 0: never
-  double bias_rate = 1e-3;  ///< what a router's bias moves by, towards an even load
+  double clip_norm = 1.0;      ///< gradients of a larger norm are scaled down to it; 0: never
+  double bias_rate = 1e-3;     ///< what a router's bias moves by, towards an even load
   bool trains_mtp = true;      ///< whether weights that only this loss reaches are moved
   bool trains_indexer = true;  ///< likewise
 };
@@ -37,8 +37,8 @@ class Optimizer {
       : options_(options) {
     for (const TrainedWeight<T>& weight : weights) {
       const std::size_t size = weight.rule == UpdateRule::load ? 0 : weight.values.size();
-      states_.push_back({weight.name, std::vector<T>(size),
-                         std::vector<T>(is_muon(weight) ? 0 : size)});
+      states_.push_back(
+          {weight.name, std::vector<T>(size), std::vector<T>(is_muon(weight) ? 0 : size)});
     }
   }
 
@@ -110,8 +110,8 @@ double Optimizer<T>::step(K& kernels, std::span<TrainedWeight<T>> weights, doubl
       kernels.scale(weight.gradient.data(), options_.clip_norm / norm, weight.gradient.size());
     }
     if (is_muon(weight)) {
-      matrices.push_back({weight.values, weight.gradient, state.mean, weight.shape[0],
-                          weight.shape[1]});
+      matrices.push_back(
+          {weight.values, weight.gradient, state.mean, weight.shape[0], weight.shape[1]});
     } else {
       kernels.adamw_step(weight.values, std::span<const T>(weight.gradient), std::span(state.mean),
                          std::span(state.mean_square), steps_, adamw);

@@ -55,7 +55,8 @@ class BlockPool {
   /// The block is free again.
   void give_back(std::byte* block, std::size_t size) {
     in_use_ -= size;
-    free_.emplace_hint(free_.lower_bound(size), size, block);  // the next to be taken: in the caches
+    free_.emplace_hint(free_.lower_bound(size), size,
+                       block);  // the next to be taken: in the caches
   }
   /// Returns what is free to the system.
   void trim() {
@@ -104,7 +105,8 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
   ~Tape() { clear(); }
 
-  /// Memory for `count` values, not initialised. A buffer that is not `wanted` never has a gradient.
+  /// Memory for `count` values, not initialised. A buffer that is not `wanted` never has a
+  /// gradient.
   T* allocate(std::size_t count, bool wanted = true) {
     Buffer buffer;
     buffer.values = take(count, buffer.size);

@@ -292,9 +292,9 @@ class TapeBackend {
       const auto dpost = tape_.take_gradient(post.data());
       const auto dcomb = tape_.take_gradient(comb.data());
       if (dpre.get() == nullptr) return;
-      kernels_.hyper_connection_weights_backward(
-          sum_at(u), base.gradient, scale.gradient, dpre.get(), dpost.get(), dcomb.get(), u.data(),
-          base.value, scale.value, S, N, iters, eps);
+      kernels_.hyper_connection_weights_backward(sum_at(u), base.gradient, scale.gradient,
+                                                 dpre.get(), dpost.get(), dcomb.get(), u.data(),
+                                                 base.value, scale.value, S, N, iters, eps);
     });
   }
 
@@ -314,8 +314,7 @@ class TapeBackend {
     const std::size_t S = X.extent(0);
     kernels_.collapse_streams(c.data(), X.data(), pre.data(), S, N, D);
     record_from(c, [=, this](const T* dc) {
-      kernels_.collapse_streams_backward(sum_at(X), sum_at(pre), dc, X.data(), pre.data(), S, N,
-                                         D);
+      kernels_.collapse_streams_backward(sum_at(X), sum_at(pre), dc, X.data(), pre.data(), S, N, D);
     });
   }
 
@@ -367,9 +366,9 @@ class TapeBackend {
       T* received = tape_.allocate(count * TopK, false);
       received_.emplace_back(own, received);
       record([=, this] {
-        losses_.indexer += kernels_.index_loss(sum_at(q_rows), sum_at(w_rows), sum_at(rows),
-                                               received, own, q_rows.data(), w_rows.data(),
-                                               rows.data(), shape, weights_.indexer);
+        losses_.indexer +=
+            kernels_.index_loss(sum_at(q_rows), sum_at(w_rows), sum_at(rows), received, own,
+                                q_rows.data(), w_rows.data(), rows.data(), shape, weights_.indexer);
       });
     }
   }
@@ -426,9 +425,9 @@ class TapeBackend {
       if (weights_.balance == 0.0) return;
       for (const Segment& segment : segments) {
         const auto own = logits.rows(segment.first, segment.count);
-        losses_.balance += kernels_.balance_loss(
-            sum_at(own), experts.rows(segment.first, segment.count).data(), own.data(),
-            segment.count, E, k, weights_.balance);
+        losses_.balance +=
+            kernels_.balance_loss(sum_at(own), experts.rows(segment.first, segment.count).data(),
+                                  own.data(), segment.count, E, k, weights_.balance);
       }
     });
     record_weights(experts, weights, logits, scale);
@@ -441,9 +440,8 @@ class TapeBackend {
     constexpr std::size_t F = Expert::F;
     const ExpertShape shape{x.extent(0), k, experts.size(), D, F};
     const std::size_t places = shape.S * k;
-    const ExpertRecord<T> kept{tape_.allocate_indices(places),
-                               tape_.allocate_indices(shape.E + 1), tape_.allocate(places * F),
-                               tape_.allocate(places * F)};
+    const ExpertRecord<T> kept{tape_.allocate_indices(places), tape_.allocate_indices(shape.E + 1),
+                               tape_.allocate(places * F), tape_.allocate(places * F)};
     struct All {
       std::vector<ExpertMatrices<const T>> values;
       std::vector<ExpertMatrices<T>> gradients;

@@ -39,8 +39,8 @@ class TokenWindows {
   std::span<const std::int32_t> window(std::size_t number) {
     const std::size_t epoch = number / per_epoch();
     if (order_.empty() || epoch != epoch_) shuffle(epoch);
-    return std::span(tokens_).subspan(
-        offset_ + order_[number % per_epoch()] * context_, context_ + 1);
+    return std::span(tokens_).subspan(offset_ + order_[number % per_epoch()] * context_,
+                                      context_ + 1);
   }
 
  private:

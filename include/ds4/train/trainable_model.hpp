@@ -128,7 +128,7 @@ class TrainableModel {
                            const PassOptions& options) {
     return run(sequences, options, true);
   }
-  /// The losses alone; that of the indexer is not computed. Throws as add_gradients does.
+  /// The cross-entropies alone; the other losses are 0. Throws as add_gradients does.
   PassLosses losses(std::span<const TrainingSequence> sequences, const PassOptions& options) {
     return run(sequences, options, false);
   }
@@ -225,9 +225,7 @@ PassLosses TrainableModel<C, K>::run(std::span<const TrainingSequence> sequences
   backend.begin_pass(rows.segments, {options.balance_weight, options.indexer_weight});
   backend.set_recording(record);
   auto scratch = backend.scratch();
-  Pass<C, B> pass{backend,
-                  rows.ids,
-                  rows.segments,
+  Pass<C, B> pass{backend, rows.ids, rows.segments,
                   rotary_of<C>(backend, scratch, rows.segments, AttentionKind::sliding),
                   rotary_of<C>(backend, scratch, rows.segments, AttentionKind::csa)};
   auto X = scratch.template rows<N, D>(rows.ids.size());  // the residual streams
@@ -329,8 +327,8 @@ double TrainableModel<C, K>::run_mtp(RowsView<Scalar, N, D> X, const RowsOf& nex
   ops::take_rows(backend, streams, X, next.rows);
   mtp.project(backend, input, streams, next.ids, parts_->weights.embed);
   const auto rotary = rotary_of<C>(backend, scratch, next.segments, AttentionKind::sliding);
-  const Pass<C, B> pass{backend, next.ids,    next.segments, rotary,
-                        rotary,  nullptr, C::num_hidden_layers};
+  const Pass<C, B> pass{backend, next.ids, next.segments,       rotary,
+                        rotary,  nullptr,  C::num_hidden_layers};
   using LayerState = typename MtpLayer<C, B>::Layer::State;
   std::vector<LayerState> states(next.segments.size());
   std::vector<LayerState*> own;

@@ -26,23 +26,23 @@ struct TrainerOptions {
   Recompute recompute = Recompute::none;  ///< what a pass keeps
   LearningRate learning_rate;             ///< of each step
   OptimizerOptions optimizer;             ///< how weights are stepped
-  double mtp_weight = 0.3;        ///< of the multi-token-prediction loss in the first two thirds
-  double late_mtp_weight = 0.1;   ///< and in the last third
-  double balance_weight = 1e-4;   ///< of the balance loss
-  double indexer_weight = 1.0;    ///< of the indexer's own loss, which moves nothing else; 0: none
-  std::uint64_t seed = 1;         ///< of the windows' order
+  double mtp_weight = 0.3;       ///< of the multi-token-prediction loss in the first two thirds
+  double late_mtp_weight = 0.1;  ///< and in the last third
+  double balance_weight = 1e-4;  ///< of the balance loss
+  double indexer_weight = 1.0;   ///< of the indexer's own loss, which moves nothing else; 0: none
+  std::uint64_t seed = 1;        ///< of the windows' order
 };
 
 /// What a step has seen: means over its batch before it moved the weights.
 struct StepReport {
-  std::size_t step = 0;         ///< from 1 on
-  std::size_t tokens = 0;       ///< predictions
-  double loss = 0.0;            ///< nats per prediction
-  double mtp_loss = 0.0;        ///< the same of the multi-token-prediction layer
-  double balance = 0.0;         ///< per sequence and learned-routed layer; 1 is even
-  double indexer = 0.0;         ///< nats per query and CSA layer
-  double gradient_norm = 0.0;   ///< before clipping
-  double learning_rate = 0.0;   ///< of the step
+  std::size_t step = 0;        ///< from 1 on
+  std::size_t tokens = 0;      ///< predictions
+  double loss = 0.0;           ///< nats per prediction
+  double mtp_loss = 0.0;       ///< the same of the multi-token-prediction layer
+  double balance = 0.0;        ///< per sequence and learned-routed layer; 1 is even
+  double indexer = 0.0;        ///< nats per query and CSA layer
+  double gradient_norm = 0.0;  ///< before clipping
+  double learning_rate = 0.0;  ///< of the step
 };
 
 /// Trains a model in place; Model is a TrainableModel, or has its members. Not copyable.
@@ -133,8 +133,9 @@ StepReport Trainer<Model>::step(double progress) {
     pass.mtp_weight = mean_of(weight, predictions - options_.batch);
   }
   model_.zero_gradients();
-  const PassLosses losses = in_passes(
-      batch, [&](std::span<const TrainingSequence> some) { return model_.add_gradients(some, pass); });
+  const PassLosses losses = in_passes(batch, [&](std::span<const TrainingSequence> some) {
+    return model_.add_gradients(some, pass);
+  });
 
   StepReport report;
   report.step = optimizer_.steps() + 1;
@@ -163,10 +164,9 @@ double Trainer<Model>::validate(std::span<const std::int32_t> tokens) {
   for (std::size_t begin = 0; begin + 1 < tokens.size(); begin += options_.context) {
     sequences.push_back(tokens.subspan(begin, std::min(options_.context, tokens.size() - begin)));
   }
-  const PassLosses losses =
-      in_passes(sequences, [&](std::span<const TrainingSequence> some) {
-        return model_.losses(some, PassOptions());
-      });
+  const PassLosses losses = in_passes(sequences, [&](std::span<const TrainingSequence> some) {
+    return model_.losses(some, PassOptions());
+  });
   return losses.cross_entropy / static_cast<double>(losses.predictions);
 }
 

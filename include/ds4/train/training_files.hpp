@@ -102,7 +102,8 @@ inline void save_training_state(const std::filesystem::path& file,
     specs.push_back({name, dtype, {values.size()}});
     data.push_back(std::as_bytes(values));
   };
-  for (const auto& weight : weights.list()) add("weights." + weight.name, DType::f32, weight.values);
+  for (const auto& weight : weights.list())
+    add("weights." + weight.name, DType::f32, weight.values);
   for (const auto& table : weights.tables()) add("tables." + table.name, DType::i32, table.picks);
   for (const auto& state : optimizer.states()) {
     add("mean." + state.name, DType::f32, std::span(state.mean));
@@ -114,9 +115,9 @@ inline void save_training_state(const std::filesystem::path& file,
   writer.finish();
 }
 
-/// Reads what save_training_state wrote into weights and an optimizer of the same model, and returns
-/// the metadata. Throws ds4::Error if the file is not of this model and optimizer; both are then in
-/// no particular state.
+/// Reads what save_training_state wrote into weights and an optimizer of the same model, and
+/// returns the metadata. Throws ds4::Error if the file is not of this model and optimizer; both are
+/// then in no particular state.
 inline std::map<std::string, std::string> load_training_state(const std::filesystem::path& file,
                                                               TrainedWeights<float>& weights,
                                                               Optimizer<float>& optimizer) {
@@ -128,11 +129,10 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
     const StoredTensor* tensor = stored.find(name);
     if (tensor == nullptr) throw Error(where, detail::printable(name) + ": missing");
     if (tensor->dtype != dtype || tensor->data.size() != values.size_bytes()) {
-      throw Error(where, detail::printable(name) + ": found " +
-                             std::string(dtype_name(tensor->dtype)) + " " +
-                             detail::shape_text(tensor->shape) + ", expected " +
-                             std::string(dtype_name(dtype)) + " [" +
-                             std::to_string(values.size()) + "]");
+      throw Error(where,
+                  detail::printable(name) + ": found " + std::string(dtype_name(tensor->dtype)) +
+                      " " + detail::shape_text(tensor->shape) + ", expected " +
+                      std::string(dtype_name(dtype)) + " [" + std::to_string(values.size()) + "]");
     }
     std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
     ++used;

@@ -102,7 +102,8 @@ class ReferenceTraining {
   void embed(T* x, const std::int32_t* ids, const T* table, std::size_t S, std::size_t N,
              std::size_t D) {
     for (std::size_t s = 0; s < S; ++s) {
-      for (std::size_t n = 0; n < N; ++n) std::copy_n(row(table, ids[s], D), D, x + (s * N + n) * D);
+      for (std::size_t n = 0; n < N; ++n)
+        std::copy_n(row(table, ids[s], D), D, x + (s * N + n) * D);
     }
   }
   void embed_backward(T* dtable, const T* dx, const std::int32_t* ids, std::size_t S, std::size_t N,
@@ -115,9 +116,9 @@ class ReferenceTraining {
 
   ///@{
   /// y[i, :] = x[rows[i], :] for `count` rows.
-  void take_rows(T* y, const T* x, const std::int32_t* rows, std::size_t count,
-                 std::size_t width) {
-    for (std::size_t i = 0; i < count; ++i) std::copy_n(row(x, rows[i], width), width, y + i * width);
+  void take_rows(T* y, const T* x, const std::int32_t* rows, std::size_t count, std::size_t width) {
+    for (std::size_t i = 0; i < count; ++i)
+      std::copy_n(row(x, rows[i], width), width, y + i * width);
   }
   void take_rows_backward(T* dx, const T* dy, const std::int32_t* rows, std::size_t count,
                           std::size_t width) {
@@ -209,8 +210,8 @@ class ReferenceTraining {
       fill_slots(slots, w, kv, gate, ape, shape);
       gradients.clear();
       for (const PoolSlot& slot : slots) {
-        gradients.push_back({dkv + (slot.kv - kv), dgate + (slot.gate - gate),
-                             dape + (slot.ape - ape)});
+        gradients.push_back(
+            {dkv + (slot.kv - kv), dgate + (slot.gate - gate), dape + (slot.ape - ape)});
       }
       reference::pool_backward(gradients, dentries + w * shape.width, slots, shape.width);
     }
@@ -406,8 +407,8 @@ class ReferenceTraining {
       swiglu_backward(dgate.data(), dup.data(), dhidden.data(), gate, up, n * F, limit);
       linear_backward(din.data(), true, gradients[e].w1, dgate.data(), F, in.data(), D,
                       experts[e].w1, n, F, D);
-      linear_backward(din.data(), true, gradients[e].w3, dup.data(), F, in.data(), D,
-                      experts[e].w3, n, F, D);
+      linear_backward(din.data(), true, gradients[e].w3, dup.data(), F, in.data(), D, experts[e].w3,
+                      n, F, D);
       for (std::size_t i = 0; i < n; ++i) {
         const std::size_t token = static_cast<std::size_t>(places[i]) / k;
         add(dx + token * D, din.data() + i * D, D);
@@ -446,7 +447,8 @@ class ReferenceTraining {
   /// The sum of squares of n values, added up in double.
   double sum_of_squares(const T* x, std::size_t n) {
     double sum = 0.0;
-    for (std::size_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (std::size_t i = 0; i < n; ++i)
+      sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     return sum;
   }
 
@@ -464,8 +466,8 @@ class ReferenceTraining {
  private:
   using PoolSlot = reference::PoolSlot<T>;
   template <class U>
-  using Matrix = Eigen::Matrix<std::remove_const_t<U>, Eigen::Dynamic, Eigen::Dynamic,
-                               Eigen::RowMajor>;
+  using Matrix =
+      Eigen::Matrix<std::remove_const_t<U>, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
   // [rows, cols], rows `stride` apart; 0: dense.
   template <class U>
@@ -525,8 +527,8 @@ class ReferenceTraining {
   }
 
   // The rows [n, D] of x that the places are for.
-  static std::vector<T> gather(const T* x, const std::int32_t* places, std::size_t n,
-                               std::size_t k, std::size_t D) {
+  static std::vector<T> gather(const T* x, const std::int32_t* places, std::size_t n, std::size_t k,
+                               std::size_t D) {
     std::vector<T> rows(n * D);
     for (std::size_t i = 0; i < n; ++i) {
       std::copy_n(x + static_cast<std::size_t>(places[i]) / k * D, D, rows.data() + i * D);
