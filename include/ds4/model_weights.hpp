@@ -16,15 +16,17 @@ namespace ds4::inline v0_1 {
 /// Embedding, layers, final collapse and norm, head, and the multi-token-prediction layer if there
 /// is one. Source: model.md 2 and 7.
 template <ModelConfig C, Backend B>
-struct ModelWeights {
-  ///@{
-  /// Sizes by the symbols of model.md, and types.
-  static constexpr std::size_t V = C::vocab_size;
-  static constexpr std::size_t D = C::hidden_size;
+class ModelWeights {
   struct Layer {
     template <std::size_t Ratio, RouterKind Router>
     using element = DecoderLayer<C, Ratio, Router, B>;
   };
+
+ public:
+  ///@{
+  /// Sizes by the symbols of model.md.
+  static constexpr std::size_t V = C::vocab_size;
+  static constexpr std::size_t D = C::hidden_size;
   ///@}
 
   ///@{

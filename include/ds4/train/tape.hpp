@@ -15,9 +15,11 @@
 #include <map>
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include <ds4/detail/address_range.hpp>
 #include <ds4/version.hpp>
 
 namespace ds4::inline v0_1 {
@@ -28,7 +30,9 @@ namespace detail {
 /// addresses that nothing may read, and its counts are what they would be.
 class BlockPool {
  public:
-  explicit BlockPool(bool dry) : dry_(dry) {}
+  explicit BlockPool(bool dry) {
+    if (dry) addresses_.emplace(kDryBytes);
+  }
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
   ~BlockPool() {
@@ -73,19 +77,23 @@ class BlockPool {
 
  private:
   static constexpr std::size_t kAlign = 64;
+  static constexpr std::size_t kDryBytes = std::size_t{1} << 45;
   static constexpr std::size_t kWaste = 8;  // a block may be larger than asked for by an eighth
 
   std::byte* reserve(std::size_t size) {
-    if (!dry_) return static_cast<std::byte*>(::operator new(size, std::align_val_t{kAlign}));
-    next_ += size;
-    return reinterpret_cast<std::byte*>(next_ - size);
+    if (!addresses_) {
+      return static_cast<std::byte*>(::operator new(size, std::align_val_t{kAlign}));
+    }
+    if (size > addresses_->bytes() - handed_out_) throw std::bad_alloc();
+    handed_out_ += size;
+    return addresses_->begin() + (handed_out_ - size);
   }
   void release(std::byte* block) const {
-    if (!dry_) ::operator delete(block, std::align_val_t{kAlign});
+    if (!addresses_) ::operator delete(block, std::align_val_t{kAlign});
   }
 
-  bool dry_;
-  std::uintptr_t next_ = std::uintptr_t{1} << 46;  // of the addresses without memory
+  std::optional<AddressRange> addresses_;
+  std::size_t handed_out_ = 0;  // of them
   std::multimap<std::size_t, std::byte*> free_;
   std::size_t in_use_ = 0;
   std::size_t peak_ = 0;
@@ -147,6 +155,7 @@ class Tape {
   /// Takes the gradient of the whole buffer at p away: what comes next starts anew.
   class Taken {
    public:
+    /// What was taken, null or a block of `size` bytes.
     Taken(Tape& tape, T* gradient, std::size_t size)
         : tape_(&tape), gradient_(gradient), size_(size) {}
     Taken(const Taken&) = delete;

@@ -139,6 +139,7 @@ class TapeBackend {
   /// Activations. Their memory stays until the tape releases it: the way back needs it.
   class Scratch {
    public:
+    /// In the memory of the backend's tape.
     explicit Scratch(TapeBackend& backend) : backend_(&backend) {}
     ///@{
     /// As Reference::Scratch has it.

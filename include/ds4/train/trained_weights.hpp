@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
+#include <ds4/detail/address_range.hpp>
 #include <ds4/tensor.hpp>
 
 namespace ds4::inline v0_1 {
@@ -58,12 +60,15 @@ class TrainedWeights {
     weights.visit(Collector{*this, {}});
     std::size_t total = 0;
     for (const Place& place : places_) total += padded(place.count);
-    if (!dry) {
-      values_ = Tensor<T, kDynamic>(total);
-      gradients_ = Tensor<T, kDynamic>(total);
+    T* value = nullptr;
+    if (dry) {
+      addresses_.emplace(2 * total * sizeof(T));
+      value = reinterpret_cast<T*>(addresses_->begin());
+    } else {
+      memory_ = Tensor<T, kDynamic>(2 * total);
+      value = memory_.data();
     }
-    T* value = dry ? reinterpret_cast<T*>(std::uintptr_t{1} << 44) : values_.data();
-    T* gradient = dry ? reinterpret_cast<T*>(std::uintptr_t{1} << 45) : gradients_.data();
+    T* gradient = value + total;
     for (std::size_t i = 0; i < places_.size(); ++i) {
       const Place& place = places_[i];
       *place.value = value;
@@ -178,8 +183,8 @@ class TrainedWeights {
     }
   };
 
-  Tensor<T, kDynamic> values_;
-  Tensor<T, kDynamic> gradients_;
+  Tensor<T, kDynamic> memory_;  // values, then gradients
+  std::optional<detail::AddressRange> addresses_;
   std::vector<TrainedWeight<T>> list_;
   std::vector<Table> tables_;
   std::vector<Place> places_;  // while binding

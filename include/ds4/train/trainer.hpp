@@ -78,7 +78,7 @@ class Trainer {
   /// slower, and more activations than these do not stay in the caches.
   static constexpr std::size_t kPassTokens = 512;
 
-  static const TrainerOptions& checked(const TrainerOptions& options) {
+  static TrainerOptions checked(const TrainerOptions& options) {
     if (options.batch == 0) throw Error("batch", "found 0, expected at least 1");
     if (options.context < 2) {
       throw Error("context", "found " + std::to_string(options.context) + ", expected at least 2");
