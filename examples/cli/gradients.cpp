@@ -1,5 +1,4 @@
 // ds4 gradients: the gradients of the mean cross-entropy of token sequences, as a file.
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -44,22 +43,23 @@ void gradients(const GradientsOptions& options) {
   const std::filesystem::path config_file = dir / "config.json";
   const ConfigValues config = read_config(config_file);
   check_token_lists(options.tokens, lists, config);
-  const std::unique_ptr<AnyTrainable> model =
-      make_trainable(config, config_file, options.model.backend, {dir, options.model.threads});
-
   std::size_t predictions = 0;
-  for (const auto& ids : lists) predictions += ids.size() - 1;
-  PassOptions pass;
-  pass.prediction_weight = 1.0 / static_cast<double>(std::max<std::size_t>(predictions, 1));
-  catch_interrupts();
-  double loss = 0.0;
   for (std::size_t i = 0; i < lists.size(); ++i) {
     if (lists[i].size() < 2) {
       throw Error(options.tokens, "list " + std::to_string(i) + ": found " +
                                       std::to_string(lists[i].size()) +
                                       " tokens, expected at least 2");
     }
-    const TrainingSequence sequence = lists[i];
+    predictions += lists[i].size() - 1;
+  }
+  const std::unique_ptr<AnyTrainable> model =
+      make_trainable(config, config_file, options.model.backend, {dir, options.model.threads});
+
+  PassOptions pass;
+  pass.prediction_weight = 1.0 / static_cast<double>(predictions);
+  catch_interrupts();
+  double loss = 0.0;
+  for (const TrainingSequence sequence : lists) {
     loss += model->add_gradients({&sequence, 1}, pass).cross_entropy;
     if (interrupted()) throw Error("gradients", "interrupted");
   }

@@ -155,6 +155,13 @@ class Run {
                                     static_cast<double>(options_.steps)
                               : seconds() / (60.0 * options_.minutes);
   }
+  /// Of the whole run so far.
+  double tokens() const {
+    double sum = 0.0;
+    for (const LossRow& row : rows_) sum += static_cast<double>(row.report.tokens);
+    return sum;
+  }
+  double speed() const { return tokens() / std::max(rows_.back().seconds, 1e-9); }
   void resume();
   void save() const;
   void show(const LossRow& row) const;
@@ -248,28 +255,23 @@ void Run::show(const LossRow& row) const {
   for (const LossRow& earlier : rows_) {
     if (earlier.validation) validation = earlier.validation;
   }
-  double tokens = 0.0;
-  for (const LossRow& earlier : rows_) tokens += static_cast<double>(earlier.report.tokens);
   const double left = done > 0.0 ? seconds() * (1.0 - done) / done : 0.0;
   char text[200];
   std::snprintf(text, sizeof text,
                 "\r[%s%s] step %zu  loss %.4f  validation %s  %.0f tokens/s  %.0f min left\x1b[K",
                 std::string(filled, '#').c_str(), std::string(kWidth - filled, ' ').c_str(),
                 row.report.step, row.report.loss,
-                validation ? std::to_string(*validation).substr(0, 6).c_str() : "-",
-                tokens / std::max(row.seconds, 1e-9), left / 60.0);
+                validation ? std::to_string(*validation).substr(0, 6).c_str() : "-", speed(),
+                left / 60.0);
   print_error(text);
 }
 
 void Run::report_validation(const LossRow& row) const {
   if (error_is_terminal()) print_error("\r\x1b[K");
-  double tokens = 0.0;
-  for (const LossRow& earlier : rows_) tokens += static_cast<double>(earlier.report.tokens);
   char text[200];
   std::snprintf(text, sizeof text,
                 "step %zu: %.0f tokens, loss %.4f, validation loss %.4f, %.0f tokens/s\n",
-                row.report.step, tokens, row.report.loss, *row.validation,
-                tokens / std::max(row.seconds, 1e-9));
+                row.report.step, tokens(), row.report.loss, *row.validation, speed());
   print(text);
 }
 

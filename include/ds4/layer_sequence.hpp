@@ -21,6 +21,10 @@ struct Schedule {
   std::size_t prefix;
   std::size_t pairs;
   std::size_t suffix;
+  /// How many layers go together from the start of a pair, 2, or from a layer in none, 1.
+  constexpr std::size_t together(std::size_t layer) const {
+    return layer >= prefix && layer < prefix + 2 * pairs ? 2 : 1;
+  }
   friend constexpr bool operator==(const Schedule&, const Schedule&) = default;
   ///@}
 };

@@ -155,11 +155,8 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
       std::vector<std::int64_t> experts(config.n_routed_experts);
       std::iota(experts.begin(), experts.end(), 0);
       for (std::size_t id = 0; id < config.vocab_size; ++id) {
-        for (std::size_t k = 0; k < config.num_experts_per_tok; ++k) {  // the start of a shuffle
-          const std::size_t other = k + random.next() % (experts.size() - k);
-          std::swap(experts[k], experts[other]);
-          put(experts[k]);
-        }
+        detail::draw(random, std::span(experts), config.num_experts_per_tok);
+        for (std::size_t k = 0; k < config.num_experts_per_tok; ++k) put(experts[k]);
         if (piece.size() >= kPiece) flush();
       }
       end_tensor();

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
+#include <utility>
 
 #include <ds4/version.hpp>
 
@@ -40,5 +42,13 @@ class RandomStream {
  private:
   std::uint64_t state_;
 };
+
+/// Moves `count` of the values, at random and each once, to the front: the start of a shuffle.
+template <class T>
+void draw(RandomStream& random, std::span<T> values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    std::swap(values[i], values[i + random.next() % (values.size() - i)]);
+  }
+}
 
 }  // namespace ds4::inline v0_1::detail

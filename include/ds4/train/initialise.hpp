@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -38,9 +39,9 @@ void initialise(TrainedWeights<T>& weights, std::uint64_t seed, double deviation
     const std::size_t k = table.picks.size() / table.rows;
     std::vector<std::int32_t> experts(table.experts);
     std::iota(experts.begin(), experts.end(), 0);
-    for (std::size_t i = 0; i < table.picks.size(); ++i) {  // the start of a shuffle
-      std::swap(experts[i % k], experts[i % k + random.next() % (table.experts - i % k)]);
-      table.picks[i] = experts[i % k];
+    for (std::size_t row = 0; row < table.rows; ++row) {
+      detail::draw(random, std::span(experts), k);
+      std::copy_n(experts.begin(), k, table.picks.begin() + static_cast<std::ptrdiff_t>(row * k));
     }
   }
 }

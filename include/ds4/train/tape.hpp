@@ -62,14 +62,6 @@ class BlockPool {
     free_.emplace_hint(free_.lower_bound(size), size,
                        block);  // the next to be taken: in the caches
   }
-  /// Returns what is free to the system.
-  void trim() {
-    for (const auto& [size, block] : free_) {
-      release(block);
-      held_ -= size;
-    }
-    free_.clear();
-  }
 
   std::size_t in_use() const { return in_use_; }
   std::size_t peak() const { return peak_; }
@@ -208,8 +200,6 @@ class Tape {
     records_.clear();
     release(0);
   }
-  /// Returns memory that is kept for the next pass.
-  void trim() { pool_.trim(); }
 
   ///@{
   /// Bytes that are in use, that were at most, and that are kept for use.

@@ -69,11 +69,10 @@ class TapeLog {
   std::size_t rows_ = 0;
 };
 
-/// Sums of a pass's losses, by their kind, before any weight.
+/// Sums of the losses that arise inside layers, before any weight.
 struct LossSums {
-  double cross_entropy = 0.0;  ///< over the predictions
-  double balance = 0.0;        ///< over the sequences and the learned-routed layers
-  double indexer = 0.0;        ///< over the queries and the CSA layers
+  double balance = 0.0;  ///< over the sequences and the learned-routed layers
+  double indexer = 0.0;  ///< over the queries and the CSA layers
 };
 
 /// Runs a pass with kernels K (ReferenceTraining, SimdTraining) on a tape. See Backend; here are
@@ -130,7 +129,7 @@ class TapeBackend {
   }
   /// The sequences of the operations that follow; they have to live until these have gone back.
   void set_segments(std::span<const Segment> segments) { segments_ = segments; }
-  /// The sums of the pass's losses; that of the indexer only after going back.
+  /// The sums of these losses, which are made while going back.
   const LossSums& losses() const { return losses_; }
 
   /// Whether operations are recorded, until the next call.
@@ -496,9 +495,9 @@ class TapeBackend {
   }
   ///@}
 
-  /// Adds the cross-entropy of the targets [S], -1 for none, of the logits y w^T to the losses, and
-  /// returns what it has added. Recording, makes the gradients of weight * that at once, so that
-  /// the logits of few rows are in memory at a time. y [S, D]; w [V, D].
+  /// The sum of the cross-entropy of the targets [S], -1 for none, of the logits y w^T. Recording,
+  /// makes the gradients of weight * that at once, so that the logits of few rows are in memory at
+  /// a time. y [S, D]; w [V, D].
   template <std::size_t D, class W>
   double cross_entropy(RowsView<const T, D> y, const W& w, std::span<const std::int32_t> targets,
                        double weight) {
@@ -520,7 +519,6 @@ class TapeBackend {
                                D);
     }
     tape_.release(mark);
-    losses_.cross_entropy += loss;
     return loss;
   }
 

@@ -271,9 +271,7 @@ void TrainableModel<C, K>::run_layers(Pass<C, B>& pass, RowsView<Scalar, N, D> X
       });
   constexpr Schedule kSchedule = schedule<C>();
   for (std::size_t first = 0, end = 0; first < layers->size(); first = end) {
-    const bool of_pair =
-        first >= kSchedule.prefix && first < kSchedule.prefix + 2 * kSchedule.pairs;
-    end = first + (of_pair && recompute == Recompute::pair ? 2 : 1);
+    end = first + (recompute == Recompute::pair ? kSchedule.together(first) : 1);
     const std::size_t mark = tape.mark();
     const auto run_group = [=, &tape, &backend] {
       backend.record([&tape, mark] { tape.release(mark); });

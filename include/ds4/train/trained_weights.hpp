@@ -100,8 +100,8 @@ class TrainedWeights {
   std::span<const Table> tables() const { return tables_; }
   ///@}
 
-  /// Fills everything from a checkpoint; what visits later with a prefix that `skip` names is not
-  /// there. Throws ds4::Error with up to 20 problems, as Model::load does.
+  /// Fills everything from a checkpoint; its tensors whose names start with `set_aside`, unless
+  /// that is empty, are left out. Throws ds4::Error with up to 20 problems, as Model::load does.
   void read(const Checkpoint& checkpoint, std::string_view set_aside = {}) {
     TensorReader reader(checkpoint);
     if (!set_aside.empty()) reader.set_aside(set_aside);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -157,13 +158,12 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
   }
   const auto steps = stored.metadata().find("steps");
   if (steps == stored.metadata().end()) throw Error(where, "__metadata__: steps: missing");
+  const std::string& text = steps->second;
   std::size_t count = 0;
-  for (const char digit : steps->second) {
-    if (digit < '0' || digit > '9' || count > (std::size_t{1} << 40)) {
-      throw Error(where, "__metadata__: steps: found " + detail::in_quotes(steps->second) +
-                             ", expected a number");
-    }
-    count = count * 10 + static_cast<std::size_t>(digit - '0');
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size()) {
+    throw Error(where,
+                "__metadata__: steps: found " + detail::in_quotes(text) + ", expected a number");
   }
   optimizer.set_steps(count);
   return stored.metadata();

@@ -233,10 +233,8 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
   if (forward.has_mtp() && options.pipeline > 1) held[kSections - 1] += held[0];
 
   std::vector<std::size_t> units;  // first layers
-  for (std::size_t layer = 0; layer < kLayers;) {
+  for (std::size_t layer = 0; layer < kLayers; layer += kSchedule.together(layer)) {
     units.push_back(layer);
-    const bool pair = layer >= kSchedule.prefix && layer < kSchedule.prefix + 2 * kSchedule.pairs;
-    layer += pair ? 2 : 1;
   }
   std::vector<std::size_t> bytes(units.size());
   for (std::size_t u = 0; u < units.size(); ++u) {

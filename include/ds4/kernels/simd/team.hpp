@@ -172,6 +172,15 @@ class Team {
     private_ = std::make_unique<Arena[]>(threads_);
   }
 
+  /// Those that the process may use.
+  static std::size_t processors() {
+#ifdef _OPENMP
+    return static_cast<std::size_t>(omp_get_num_procs());
+#else
+    return 1;
+#endif
+  }
+
   std::size_t threads() const { return threads_; }
   Barrier& barrier() { return barrier_; }
   Arena& shared() { return shared_; }
@@ -205,14 +214,6 @@ class Team {
   }
 
  private:
-  static std::size_t processors() {
-#ifdef _OPENMP
-    return static_cast<std::size_t>(omp_get_num_procs());
-#else
-    return 1;
-#endif
-  }
-
   std::size_t threads_;
   Barrier barrier_;
   Arena shared_;

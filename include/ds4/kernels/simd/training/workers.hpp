@@ -20,7 +20,7 @@ class Workers {
  public:
   /// 0 threads: one per processor that the process may use.
   explicit Workers(std::size_t threads)
-      : threads_(threads == 0 ? processors() : threads),
+      : threads_(threads == 0 ? Team::processors() : threads),
         lanes_(std::make_unique<Lane[]>(threads_)) {}
 
   /// How many there are.
@@ -102,14 +102,6 @@ class Workers {
     MemoryBlock memory_;
     std::size_t size_ = 0;
   };
-
-  static std::size_t processors() {
-#ifdef _OPENMP
-    return static_cast<std::size_t>(omp_get_num_procs());
-#else
-    return 1;
-#endif
-  }
 
   std::size_t threads_;
   std::unique_ptr<Lane[]> lanes_;
