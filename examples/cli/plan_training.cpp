@@ -72,6 +72,7 @@ void print_json(const TrainingPlan& plan, const TrainingPlanChoice& choice) {
                      {"context", o.context},
                      {"optimizer", choice.optimizer},
                      {"values", choice.values},
+                     {"masters", o.masters},
                      {"parameters", plan.parameters},
                      {"predictions", plan.predictions},
                      {"flops",
@@ -143,6 +144,9 @@ void add_training_plan_options(CLI::App& verb, CLI::Option& train,
                   "What is computed again on the way back: none, layer, pair; all: one line each")
       ->capture_default_str()
       ->check(CLI::IsMember({"none", "layer", "pair", "all"}))
+      ->needs(&train);
+  verb.add_flag("!--no-masters", choice->plan.masters,
+                "Without float32 masters of the matrices that are saved as BF16")
       ->needs(&train);
   verb.add_flag("!--no-mtp", choice->plan.mtp, "Without the multi-token-prediction layer")
       ->needs(&train);

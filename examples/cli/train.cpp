@@ -65,6 +65,7 @@ struct TrainOptions {
   std::string optimizer = "muon";
   std::string decay = "cosine";
   std::string recompute = "none";
+  std::string weights = "bf16";
   double weight_decay = 0.1;
   bool trains_indexer = true;
   TrainerOptions trainer;
@@ -123,11 +124,11 @@ std::string course_of(const TrainOptions& o) {
       text, sizeof text,
       "batch %zu, context %zu, optimizer %s, learning rate %.9g, warm-up %zu, decay %s to "
       "%.9g, weight decay %.9g, clip %.9g, weights of losses %.9g %.9g %.9g %.9g, router "
-      "bias %.9g, seed %llu",
+      "bias %.9g, weights %s, seed %llu",
       t.batch, t.context, o.optimizer.c_str(), t.learning_rate.peak, t.learning_rate.warmup_steps,
       o.decay.c_str(), t.learning_rate.final_share, o.weight_decay, t.optimizer.clip_norm,
       t.mtp_weight, t.late_mtp_weight, t.balance_weight, t.indexer_weight, t.optimizer.bias_rate,
-      static_cast<unsigned long long>(t.seed));
+      o.weights.c_str(), static_cast<unsigned long long>(t.seed));
   return text;
 }
 
@@ -202,6 +203,7 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   settings.optimizer.kind = kOptimizers.at(options_.optimizer);
   settings.optimizer.adamw.weight_decay = options_.weight_decay;
   settings.optimizer.muon.weight_decay = options_.weight_decay;
+  settings.optimizer.bf16_weights = options_.weights == "bf16";
   settings.learning_rate.decay = kDecays.at(options_.decay);
   settings.recompute = kRecompute.at(options_.recompute);
   if (!options_.trains_indexer) settings.indexer_weight = 0.0;
@@ -388,6 +390,11 @@ void add_train(CLI::App& app) {
                   "What is kept for the way back: none (everything is), layer, pair")
       ->capture_default_str()
       ->check(CLI::IsMember({"none", "layer", "pair"}));
+  verb.add_option("--weights", o.weights,
+                  "What the model computes on: bf16, matrices rounded as they are saved, of which "
+                  "float32 masters are trained; f32, the masters themselves")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"bf16", "f32"}));
   verb.add_option("--seed", t.seed, "Of the first weights and of the texts' order")
       ->capture_default_str()
       ->check(expect_seed());

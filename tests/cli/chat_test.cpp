@@ -267,7 +267,7 @@ TEST_CASE("chat: without chat tokens the model continues text") {
   const Result two = chat(kAusten, prompt + "\nShe\n", {"--max-tokens", "12"});
   CHECK(two.code == 0);
   CHECK(two.err == kPlainNote);
-  CHECK(two.out.starts_with(", and I am sure I should not have been able to\n"));
+  CHECK(two.out.starts_with(", that it is not in the least likely to be a\n"));
   CHECK(chat(kAusten, prompt, {}).out ==
         ds4_program({"run", "--temperature", "0", "--prompt", prompt}).out + "\n");
 

@@ -38,6 +38,12 @@ TEST_CASE("plan --train: Flash on one device") {
     if (name != "total") sum += value.get<std::size_t>();
   }
   CHECK(bytes["total"] == sum);
+  // AdamW's moments, and masters: nearly all values are of BF16 matrices.
+  const Json without = plan({"--no-mtp", "--optimizer", "adamw", "--no-masters"});
+  const auto moments = without["recompute"]["none"]["bytes_per_device"]["optimizer"].get<double>();
+  const double masters = bytes["optimizer"].get<double>() - moments;
+  CHECK(masters == doctest::Approx(moments / 2).epsilon(1e-3));
+  CHECK(masters < moments / 2);
   CHECK(bytes["activations"] > json["recompute"]["layer"]["bytes_per_device"]["activations"]);
   CHECK(json["recompute"]["none"]["flops_recomputed"] == 0);
   CHECK(json["flops"]["backward"]["by_component"]["experts"] ==

@@ -197,7 +197,8 @@ endfunction()
 function(case_program)
   file(REMOVE_RECURSE "${project}")
   run(${CMAKE_COMMAND} --install "${BINARY_DIR}" --prefix "${project}" --component program)
-  run_expecting("^ a very good thing$" "${project}/bin/ds4" run --prompt "It is" --max-tokens 4
+  run_expecting("^, that it is$" "${project}/bin/ds4" run
+                --prompt "It is a truth universally acknowledged" --max-tokens 4
                 --temperature 0)
   set(config "${project}/share/ds4/models/austen/config.json")
   file(WRITE "${config}" "{")

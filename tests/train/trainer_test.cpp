@@ -116,6 +116,7 @@ TEST_CASE("the golden weights and losses of three AdamW steps") {
   options.bias_rate = 0.0;
   options.trains_indexer = false;
   options.trains_mtp = false;
+  options.bf16_weights = false;  // as the golden run
   ds4::Optimizer<float> optimizer(model.weights().list(), options);
   ds4::PassOptions pass;
   pass.prediction_weight = 1.0 / 298.0;
@@ -202,6 +203,49 @@ TEST_CASE("a run that goes on is the run that never stopped, bit for bit") {
     ds4::Trainer<Model> other(model, text(600), options);
     CHECK_THROWS_WITH_AS(ds4::load_training_state(file, model.weights(), other.optimizer()),
                          doctest::Contains("mean_square."), ds4::Error);
+  }
+}
+
+TEST_CASE("the model has the rounded weights that are saved; their masters keep what steps add") {
+  const ds4::test::TempDir dir;
+  Model model = fresh_model();
+  ds4::TrainerOptions options = small_run();
+  options.learning_rate.peak = 1e-5;  // a step moves a weight by less than half of BF16's distance
+  ds4::Trainer<Model> trainer(model, text(600), options);
+  for (std::size_t i = 0; i < 3; ++i) trainer.step(0.0);
+  ds4::save_model(dir.path(), ds4::config_values<Flash>(), model.weights());
+  CHECK(weights_of(Model::load(dir.path())) == weights_of(model));
+
+  const auto list = model.weights().list();
+  std::size_t with_master = 0;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const auto moved = trainer.optimizer().moved(i, list[i]);
+    CAPTURE(list[i].name);
+    if (list[i].stored == ds4::DType::f32) {
+      CHECK(moved.data() == list[i].values.data());
+      continue;
+    }
+    ++with_master;
+    REQUIRE(moved.data() != list[i].values.data());
+    std::size_t different = 0;
+    for (std::size_t j = 0; j < moved.size(); ++j) {
+      const float rounded = ds4::bf16_to_float(ds4::bf16_from_float(moved[j]));
+      REQUIRE(list[i].values[j] == rounded);
+      different += moved[j] != rounded ? 1 : 0;
+    }
+    CHECK(different > moved.size() / 2);
+  }
+  CHECK(with_master > 100);
+
+  SUBCASE("or it has the float32 weights that are stepped") {
+    Model exact = fresh_model();
+    options.optimizer.bf16_weights = false;
+    ds4::Trainer<Model> other(exact, text(600), options);
+    CHECK(weights_of(exact) == weights_of(fresh_model()));
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      CHECK(other.optimizer().moved(i, exact.weights().list()[i]).data() ==
+            exact.weights().list()[i].values.data());
+    }
   }
 }
 

@@ -70,18 +70,24 @@ TEST_CASE("training plan: what passes allocate") {
 }
 
 TEST_CASE("training plan: the optimizer's state") {
-  for (const auto kind : {ds4::OptimizerKind::adamw, ds4::OptimizerKind::muon}) {
+  const auto check = [](ds4::OptimizerKind kind, bool masters) {
     ds4::TrainableModel<Tiny, ds4::ReferenceTraining<float>> model;
     ds4::OptimizerOptions options;
     options.kind = kind;
+    options.bf16_weights = masters;
     const ds4::Optimizer<float> optimizer(model.weights().list(), options);
     std::size_t values = 0;
     for (const auto& state : optimizer.states()) {
-      values += state.mean.size() + state.mean_square.size();
+      values += state.mean.size() + state.mean_square.size() + state.master.size();
     }
-    const auto plan =
-        ds4::plan_training<Tiny>({.context = 2, .muon = kind == ds4::OptimizerKind::muon});
+    ds4::TrainingPlanOptions planned{.context = 2, .muon = kind == ds4::OptimizerKind::muon};
+    planned.masters = masters;
+    const auto plan = ds4::plan_training<Tiny>(planned);
     CHECK(plan.policies[0].memory.optimizer == values * sizeof(float));
+  };
+  for (const auto kind : {ds4::OptimizerKind::adamw, ds4::OptimizerKind::muon}) {
+    check(kind, true);
+    check(kind, false);
   }
 }
 
@@ -217,7 +223,8 @@ TEST_CASE("training plan: devices") {
         3 * Narrow::hidden_size * Narrow::moe_intermediate_size;
     CHECK(all.weights - half.weights == kExperts / 2 * sizeof(float));
     CHECK(all.gradients - half.gradients == kExperts / 2 * sizeof(float));
-    CHECK(all.optimizer - half.optimizer == kExperts / 2 * sizeof(float));  // Muon's momentum
+    // Muon's momentum, and masters.
+    CHECK(all.optimizer - half.optimizer == 2 * kExperts / 2 * sizeof(float));
     CHECK(half.activations == all.activations);
     CHECK(half.temporaries == all.temporaries);
     CHECK(plan.devices == 2);

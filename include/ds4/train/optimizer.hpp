@@ -1,13 +1,16 @@
 // One step of all weights of a model, each by its rule.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <ds4/dtype.hpp>
 #include <ds4/train/adamw.hpp>
 #include <ds4/train/muon.hpp>
 #include <ds4/train/trained_weights.hpp>
@@ -26,26 +29,36 @@ struct OptimizerOptions {
   double bias_rate = 1e-3;     ///< what a router's bias moves by, towards an even load
   bool trains_mtp = true;      ///< whether weights that only this loss reaches are moved
   bool trains_indexer = true;  ///< likewise
+  /// Whether the model computes on weights as a checkpoint stores them: BF16 matrices, of which the
+  /// optimizer keeps and moves float32 masters. What training sees is then what is saved.
+  bool bf16_weights = true;
 };
 
 /// The state of an optimizer for a model's weights, in their order: a plain value.
 template <class T>
 class Optimizer {
  public:
-  /// Zeros for each of the weights.
-  Optimizer(std::span<const TrainedWeight<T>> weights, const OptimizerOptions& options)
+  /// Zeros for each of the weights. Masters are made of those that are there, which are rounded;
+  /// from then on only steps change them.
+  Optimizer(std::span<TrainedWeight<T>> weights, const OptimizerOptions& options)
       : options_(options) {
     for (const TrainedWeight<T>& weight : weights) {
       const std::size_t size = weight.rule == UpdateRule::load ? 0 : weight.values.size();
-      states_.push_back(
-          {weight.name, std::vector<T>(size), std::vector<T>(is_muon(weight) ? 0 : size)});
+      State state{
+          weight.name, {}, std::vector<T>(size), std::vector<T>(is_muon(weight) ? 0 : size)};
+      if (options.bf16_weights && weight.stored == DType::bf16) {
+        state.master.assign(weight.values.begin(), weight.values.end());
+      }
+      states_.push_back(std::move(state));
     }
+    round_weights(weights);
   }
 
   /// What is kept of one weight.
   struct State {
-    std::string name;            ///< the weight's
-    std::vector<T> mean;         ///< AdamW's mean gradient, or Muon's momentum; empty if neither
+    std::string name;       ///< the weight's
+    std::vector<T> master;  ///< float32 values of a weight that the model has rounded; or empty
+    std::vector<T> mean;    ///< AdamW's mean gradient, or Muon's momentum; empty if neither
     std::vector<T> mean_square;  ///< AdamW's; empty for Muon
   };
   ///@{
@@ -55,6 +68,20 @@ class Optimizer {
   std::size_t steps() const { return steps_; }
   void set_steps(std::size_t steps) { steps_ = steps; }
   ///@}
+
+  /// What steps move of weight `i`: its master, or itself where it has none.
+  std::span<T> moved(std::size_t i, const TrainedWeight<T>& weight) {
+    return states_[i].master.empty() ? weight.values : std::span(states_[i].master);
+  }
+  /// Sets each weight that has a master to that, rounded.
+  void round_weights(std::span<TrainedWeight<T>> weights) const {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const std::vector<T>& master = states_[i].master;
+      std::ranges::transform(master, weights[i].values.begin(), [](T value) {
+        return static_cast<T>(bf16_to_float(bf16_from_float(static_cast<float>(value))));
+      });
+    }
+  }
 
   /// Makes a step against the gradients of `weights`, the same that the constructor was given, and
   /// returns the norm of all gradients before clipping. Where that is not finite nothing is moved.
@@ -111,13 +138,14 @@ double Optimizer<T>::step(K& kernels, std::span<TrainedWeight<T>> weights, doubl
     }
     if (is_muon(weight)) {
       matrices.push_back(
-          {weight.values, weight.gradient, state.mean, weight.shape[0], weight.shape[1]});
+          {moved(i, weight), weight.gradient, state.mean, weight.shape[0], weight.shape[1]});
     } else {
-      kernels.adamw_step(weight.values, std::span<const T>(weight.gradient), std::span(state.mean),
-                         std::span(state.mean_square), steps_, adamw);
+      kernels.adamw_step(moved(i, weight), std::span<const T>(weight.gradient),
+                         std::span(state.mean), std::span(state.mean_square), steps_, adamw);
     }
   }
   kernels.muon_steps(std::span<const MuonTarget<T>>(matrices), muon);
+  round_weights(weights);
   return norm;
 }
 

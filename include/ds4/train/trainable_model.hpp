@@ -15,6 +15,7 @@
 
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/error.hpp>
@@ -88,7 +89,7 @@ class TrainableModel {
     if constexpr (C::num_nextn_predict_layers > 0) {
       if (with_mtp) parts_->weights.mtp.emplace();
     }
-    parts_->list.bind(parts_->weights, K::kDry);
+    parts_->list.bind(parts_->weights, list_tensors(config_values<C>()), K::kDry);
   }
 
   /// Loads a checkpoint folder of any storage; the multi-token-prediction layer if it is there.

@@ -8,12 +8,16 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
 #include <ds4/detail/address_range.hpp>
+#include <ds4/dtype.hpp>
 #include <ds4/tensor.hpp>
 
 namespace ds4::inline v0_1 {
@@ -39,6 +43,7 @@ struct TrainedWeight {
   std::vector<std::size_t> shape;  ///< as in a checkpoint
   UpdateRule rule;                 ///< see above
   LossKind loss;                   ///< see above
+  DType stored;                    ///< in a checkpoint of a trained model: BF16 or F32
   std::span<T> values;             ///< row by row
   std::span<T> gradient;           ///< for UpdateRule::load, how often each expert was picked
 };
@@ -53,11 +58,16 @@ class TrainedWeights {
   TrainedWeights(const TrainedWeights&) = delete;
   TrainedWeights& operator=(const TrainedWeights&) = delete;
 
-  /// Gives every weight of the model a place: zeros. Without memory (`dry`), addresses that nothing
-  /// may read.
+  /// Gives every weight of the model a place: zeros. `tensors` are those of its configuration.
+  /// Without memory (`dry`), addresses that nothing may read.
   template <class Weights>
-  void bind(Weights& weights, bool dry) {
+  void bind(Weights& weights, std::span<const TensorInfo> tensors, bool dry) {
     weights.visit(Collector{*this, {}});
+    std::unordered_map<std::string_view, DType> stored;
+    for (const TensorInfo& tensor : tensors) {
+      stored[tensor.name] = storage_of(tensor.role, StorageFormat::bf16).dtype;
+    }
+    for (TrainedWeight<T>& weight : list_) weight.stored = stored.at(weight.name);
     std::size_t total = 0;
     for (const Place& place : places_) total += padded(place.count);
     T* value = nullptr;
@@ -178,7 +188,7 @@ class TrainedWeights {
     void add(std::string_view name, std::vector<std::size_t> shape, UpdateRule rule, W& w) {
       std::size_t count = 1;
       for (const std::size_t extent : shape) count *= extent;
-      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, loss(), {}, {}});
+      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, loss(), {}, {}, {}});
       all.places_.push_back({&w.value, &w.gradient, count});
     }
   };

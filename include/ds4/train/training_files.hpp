@@ -10,13 +10,15 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/detail/messages.hpp>
@@ -61,28 +63,29 @@ inline void make_folder(const std::filesystem::path& dir) {
 template <class T>
 void save_model(const std::filesystem::path& dir, const ConfigValues& config,
                 const TrainedWeights<T>& weights) {
-  const auto find = [](const auto& list, const std::string& name) {
-    const auto at = std::ranges::find_if(list, [&](const auto& item) { return item.name == name; });
-    return at == list.end() ? nullptr : &*at;
-  };
+  using Table = typename TrainedWeights<T>::Table;
+  std::unordered_map<std::string_view, std::variant<const TrainedWeight<T>*, const Table*>> found;
+  for (const TrainedWeight<T>& weight : weights.list()) found[weight.name] = &weight;
+  for (const Table& table : weights.tables()) found[table.name] = &table;
   std::vector<TensorSpec> specs;
-  std::vector<std::vector<std::byte>> data;
   for (const TensorInfo& tensor : list_tensors(config)) {
-    const DType dtype = storage_of(tensor.role, StorageFormat::bf16).dtype;
-    if (const auto* table = find(weights.tables(), tensor.name)) {
-      const std::vector<std::int64_t> picks(table->picks.begin(), table->picks.end());
-      const auto bytes = std::as_bytes(std::span(picks));
-      data.emplace_back(bytes.begin(), bytes.end());
-    } else if (const auto* weight = find(weights.list(), tensor.name)) {
-      data.push_back(detail::stored_values(std::span<const T>(weight->values), dtype));
-    } else {
-      continue;  // of a multi-token-prediction layer that the model does not have
-    }
-    specs.push_back({tensor.name, dtype, tensor.shape});
+    const auto at = found.find(tensor.name);
+    if (at == found.end()) continue;  // of a multi-token-prediction layer that the model lacks
+    const auto* weight = std::get_if<const TrainedWeight<T>*>(&at->second);
+    specs.push_back({tensor.name, weight ? (*weight)->stored : DType::i64, tensor.shape});
   }
   make_folder(dir);
   SafetensorsWriter writer(dir / "model.safetensors", specs, {{"format", "pt"}});
-  for (std::size_t i = 0; i < data.size(); ++i) writer.write(i, data[i]);
+  for (const TensorSpec& spec : specs) {
+    const auto& of = found.at(spec.name);
+    if (const auto* table = std::get_if<const Table*>(&of)) {
+      const std::vector<std::int64_t> picks((*table)->picks.begin(), (*table)->picks.end());
+      writer.write(std::as_bytes(std::span(picks)));
+    } else {
+      const std::span<const T> values = std::get<const TrainedWeight<T>*>(of)->values;
+      writer.write(detail::stored_values(values, spec.dtype));
+    }
+  }
   NewFile config_file(dir / "config.json");
   const std::string text = config_json(config);
   config_file.write_at(0, std::as_bytes(std::span(text)));
@@ -90,8 +93,9 @@ void save_model(const std::filesystem::path& dir, const ConfigValues& config,
   config_file.finish();
 }
 
-/// Writes what a run needs to go on as if it had never stopped: float32 weights, tables and the
-/// optimizer's state, with the number of steps and further `metadata`. Throws as save_model does.
+/// Writes what a run needs to go on as if it had never stopped: float32 weights (masters where the
+/// optimizer has them), tables and the optimizer's state, with the number of steps and further
+/// `metadata`. Throws as save_model does.
 inline void save_training_state(const std::filesystem::path& file,
                                 const TrainedWeights<float>& weights,
                                 const Optimizer<float>& optimizer,
@@ -103,8 +107,11 @@ inline void save_training_state(const std::filesystem::path& file,
     specs.push_back({name, dtype, {values.size()}});
     data.push_back(std::as_bytes(values));
   };
-  for (const auto& weight : weights.list())
-    add("weights." + weight.name, DType::f32, weight.values);
+  const auto list = weights.list();
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const std::vector<float>& master = optimizer.states()[i].master;
+    add("weights." + list[i].name, DType::f32, master.empty() ? list[i].values : std::span(master));
+  }
   for (const auto& table : weights.tables()) add("tables." + table.name, DType::i32, table.picks);
   for (const auto& state : optimizer.states()) {
     add("mean." + state.name, DType::f32, std::span(state.mean));
@@ -138,7 +145,11 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
     std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
     ++used;
   };
-  for (auto& weight : weights.list()) read("weights." + weight.name, DType::f32, weight.values);
+  const auto list = weights.list();
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    read("weights." + list[i].name, DType::f32, optimizer.moved(i, list[i]));
+  }
+  optimizer.round_weights(list);
   for (auto& table : weights.tables()) {
     read("tables." + table.name, DType::i32, table.picks);
     for (const std::int32_t pick : table.picks) {

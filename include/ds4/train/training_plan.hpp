@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <ds4/config.hpp>
+#include <ds4/dtype.hpp>
 #include <ds4/error.hpp>
 #include <ds4/kernels/counting/training.hpp>
 #include <ds4/layer_sequence.hpp>
@@ -31,6 +32,7 @@ struct TrainingPlanOptions {
   bool muon = true;             ///< matrices by Muon; otherwise all weights by AdamW
   bool mtp = true;              ///< with the multi-token-prediction layer, if there is one
   std::size_t value_bytes = 4;  ///< of a weight, gradient or activation; those of this library: 4
+  bool masters = true;          ///< float32 masters of what a checkpoint stores as BF16
   ///@{
   /// See above; devices 0: as many as the others ask for.
   std::size_t devices = 0;
@@ -44,7 +46,7 @@ struct TrainingPlanOptions {
 struct TrainingMemory {
   std::size_t weights = 0;      ///< with the routers' tables
   std::size_t gradients = 0;    ///< of all weights
-  std::size_t optimizer = 0;    ///< its state, float32
+  std::size_t optimizer = 0;    ///< its state, float32, with the masters
   std::size_t activations = 0;  ///< that a pass has kept when it begins to go back
   /// On top of these at the most: gradients of activations, and what is computed again.
   std::size_t temporaries = 0;
@@ -216,7 +218,8 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
     detail::PlannedWeights& section = (expert ? experts : held)[section_of(weight.name)];
     section.memory.weights += count * options.value_bytes;
     section.memory.gradients += count * options.value_bytes;
-    section.memory.optimizer += count * moments * sizeof(float);
+    const std::size_t masters = options.masters && weight.stored == DType::bf16 ? 1 : 0;
+    section.memory.optimizer += count * (moments + masters) * sizeof(float);
     section.optimizer_flops += step.total();
   }
   for (std::size_t s = 0; s < kSections; ++s) {

@@ -17,11 +17,12 @@
 #endif
 
 #include <ds4/kernels/simd/memory.hpp>
+#include <ds4/kernels/simd/spin.hpp>
 
 namespace ds4::inline v0_1::simd {
 
-/// Where the lanes of a team meet. Waiting spins for some microseconds: with a core per lane it
-/// costs a fraction of one. Then it sleeps, so that lanes without a core of their own get one.
+/// Where the lanes of a team meet. Waiting spins for a moment: with a core per lane it costs a
+/// fraction of a microsecond. Then it sleeps, so that lanes without a core of their own get one.
 class Barrier {
  public:
   /// Before lanes meet: how many there are.
@@ -35,17 +36,11 @@ class Barrier {
       round_.notify_all();
       return;
     }
-    for (std::size_t spins = 0; spins < kSpins; ++spins) {
-      if (round_.load(std::memory_order_acquire) != round) return;
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
-    round_.wait(round, std::memory_order_acquire);
+    const auto met = [&] { return round_.load(std::memory_order_acquire) != round; };
+    if (!spin_until(met)) round_.wait(round, std::memory_order_acquire);
   }
 
  private:
-  static constexpr std::size_t kSpins = 2000;
   alignas(64) std::atomic<std::size_t> arrived_{0};
   alignas(64) std::atomic<std::uint32_t> round_{0};
   std::size_t lanes_ = 1;

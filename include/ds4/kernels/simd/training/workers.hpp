@@ -1,16 +1,13 @@
-// Threads for training: tasks by fork and join, and scratch memory that is kept.
+// Tasks of training by fork and join on threads, and scratch memory that is kept.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 #include <memory>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include <ds4/kernels/simd/memory.hpp>
 #include <ds4/kernels/simd/team.hpp>
+#include <ds4/kernels/simd/training/helpers.hpp>
 
 namespace ds4::inline v0_1::simd::training {
 
@@ -21,7 +18,8 @@ class Workers {
   /// 0 threads: one per processor that the process may use.
   explicit Workers(std::size_t threads)
       : threads_(threads == 0 ? Team::processors() : threads),
-        lanes_(std::make_unique<Lane[]>(threads_)) {}
+        lanes_(std::make_unique<Lane[]>(threads_)),
+        helpers_(threads_ - 1) {}
 
   /// How many there are.
   std::size_t threads() const { return threads_; }
@@ -37,7 +35,7 @@ class Workers {
       lanes_[lane].next.store(lane * count / lanes, std::memory_order_relaxed);
       lanes_[lane].end = (lane + 1) * count / lanes;
     }
-    const auto work = [&](std::size_t lane) {
+    auto work = [&](std::size_t lane) {
       float* const scratch = lanes_[lane].values();
       for (std::size_t i = 0; i < lanes; ++i) {
         Lane& share = lanes_[(lane + i) % lanes];
@@ -48,14 +46,11 @@ class Workers {
         }
       }
     };
-#ifdef _OPENMP
     if (lanes > 1) {
-#pragma omp parallel num_threads(static_cast<int>(lanes))
-      work(static_cast<std::size_t>(omp_get_thread_num()));
-      return;
+      helpers_.run(work);
+    } else {
+      work(0);
     }
-#endif
-    work(0);
   }
 
   /// Memory that tasks share, for as long as this object lives.
@@ -105,6 +100,7 @@ class Workers {
 
   std::size_t threads_;
   std::unique_ptr<Lane[]> lanes_;
+  Helpers helpers_;
   Arena arena_;
   Arena::Cursor cursor_{arena_};
   std::size_t depth_ = 0;

@@ -1,0 +1,91 @@
+// Threads that help another with its work as far as the machine lets them run.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include <ds4/kernels/simd/spin.hpp>
+
+namespace ds4::inline v0_1::simd::training {
+
+/// Threads for work that whoever comes takes piece by piece. One that has not begun when there is
+/// nothing left is not waited for: where other programs have the processors, the work takes as long
+/// as the calling thread alone takes for it, not as long as every thread's turn to come.
+class Helpers {
+ public:
+  /// `count` threads, which start with the first work.
+  explicit Helpers(std::size_t count) : count_(count) {}
+  Helpers(const Helpers&) = delete;
+  Helpers& operator=(const Helpers&) = delete;
+  ~Helpers() {
+    stops_.store(true, std::memory_order_relaxed);
+    announce();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  /// Calls work(0) here and work(i) on helpers i = 1, 2, ... that are in time. work must return
+  /// when nothing is left to take; it may be called again, or not at all, on a helper. All calls
+  /// have returned when this does.
+  template <class Work>
+  void run(Work& work) {
+    while (threads_.size() < count_) {
+      threads_.emplace_back([this, lane = threads_.size() + 1] { help(lane); });
+    }
+    call_ = [](void* all, std::size_t lane) { (*static_cast<Work*>(all))(lane); };
+    work_ = &work;
+    gate_.store(kOpen, std::memory_order_release);
+    announce();
+    work(0);
+    gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    const auto empty = [this] { return gate_.load(std::memory_order_acquire) == 0; };
+    if (spin_until(empty)) return;
+    while (const std::uint32_t inside = gate_.load(std::memory_order_acquire)) {
+      gate_.wait(inside, std::memory_order_acquire);
+    }
+  }
+
+ private:
+  void announce() {
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+  }
+
+  void help(std::size_t lane) {
+    std::uint32_t seen = 0;
+    for (;;) {
+      const auto is_new = [&] { return round_.load(std::memory_order_acquire) != seen; };
+      if (!spin_until(is_new)) round_.wait(seen, std::memory_order_acquire);
+      seen = round_.load(std::memory_order_acquire);
+      if (stops_.load(std::memory_order_relaxed)) return;
+      if (!enter()) continue;
+      call_(work_, lane);
+      if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) gate_.notify_one();
+    }
+  }
+
+  // Whether the work of now is still going on, which then waits for this helper.
+  bool enter() {
+    std::uint32_t gate = gate_.load(std::memory_order_relaxed);
+    while ((gate & kOpen) != 0) {
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel,
+                                      std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  static constexpr std::uint32_t kOpen = 1U << 31U;
+  alignas(64) std::atomic<std::uint32_t> round_{0};  // works so far
+  alignas(64) std::atomic<std::uint32_t> gate_{0};   // kOpen, and the helpers inside
+  void (*call_)(void*, std::size_t) = nullptr;
+  void* work_ = nullptr;
+  std::atomic<bool> stops_{false};
+  std::size_t count_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace ds4::inline v0_1::simd::training
