@@ -15,7 +15,7 @@ namespace training = ds4::simd::training;
 
 TEST_CASE("workers: every task runs once, in memory of its own, whatever the threads") {
   constexpr std::size_t kFloats = 70;
-  for (const std::size_t threads : {1, 2, 3, 7}) {
+  for (const std::size_t threads : {1U, 2U, 3U, 7U}) {
     CAPTURE(threads);
     training::Workers workers(threads);
     for (std::size_t round = 0; round < 300; ++round) {

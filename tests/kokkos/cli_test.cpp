@@ -16,7 +16,7 @@
 
 TEST_CASE("kokkos: the program's model gives golden logits and counts its launches") {
   const ds4::cli::CompiledModel compiled =
-      ds4::cli::compiled_model<ds4::models::tiny_flash, ds4::KokkosBackend<>>();
+      ds4::cli::compiled_model<ds4::models::tiny_flash, ds4::KokkosBackend<>>(nullptr);
   CHECK(compiled.backend == "kokkos");
   const auto dir = ds4::test::data_dir("tiny-flash");
   const std::unique_ptr<ds4::cli::AnyModel> model = compiled.load(dir, {.threads = 1});

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -200,13 +201,13 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
   plan.predictions = passes * options.batch * options.context;
 
   // The sections' weights. Stages are found in whole units: what a pass recomputes together.
-  Model forward = watched();
+  std::optional<Model> forward(watched());
   std::array<detail::PlannedWeights, kSections> held{};
   std::array<detail::PlannedWeights, kSections> experts{};  // all of them; a device has its share
   const auto section_of = [](std::string_view name) {
     return std::min(CountingTraining::section_of(name), kSections - 1);
   };
-  for (const auto& weight : std::as_const(forward).weights().list()) {
+  for (const auto& weight : std::as_const(*forward).weights().list()) {
     const std::size_t count = weight.values.size();
     const bool expert = weight.name.find(".ffn.experts.") != std::string::npos;
     const bool muon = options.muon && weight.rule == UpdateRule::muon;
@@ -230,10 +231,10 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
     }
     held[s] += experts[s];
   }
-  for (const auto& table : std::as_const(forward).weights().tables()) {
+  for (const auto& table : std::as_const(*forward).weights().tables()) {
     held[section_of(table.name)].memory.weights += table.picks.size_bytes();
   }
-  if (forward.has_mtp() && options.pipeline > 1) held[kSections - 1] += held[0];
+  if (forward->has_mtp() && options.pipeline > 1) held[kSections - 1] += held[0];
 
   std::vector<std::size_t> units;  // first layers
   for (std::size_t layer = 0; layer < kLayers; layer += kSchedule.together(layer)) {
@@ -256,8 +257,10 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
     plan.stages.push_back(begins[p + 1] - begins[p]);
   }
 
-  forward.losses(sequences, pass);
-  TrainingFlops once;  // forward and back
+  forward->losses(sequences, pass);
+  const TrainingFlops there = forward->kernels().flops();
+  forward.reset();     // one model at a time: each takes many addresses
+  TrainingFlops once;  // there and back
   constexpr std::array kPolicies{Recompute::none, Recompute::layer, Recompute::pair};
   for (std::size_t i = 0; i < kPolicies.size(); ++i) {
     RecomputePlan& policy = plan.policies[i];
@@ -300,8 +303,8 @@ TrainingPlan plan_training(const TrainingPlanOptions& options = {}) {
       }
     }
   }
-  plan.forward = forward.kernels().flops() * passes;
-  plan.backward = (once - forward.kernels().flops()) * passes;
+  plan.forward = there * passes;
+  plan.backward = (once - there) * passes;
   return plan;
 }
 

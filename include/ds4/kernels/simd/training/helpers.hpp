@@ -27,8 +27,8 @@ class Helpers {
   }
 
   /// Calls work(0) here and work(i) on helpers i = 1, 2, ... that are in time. work must return
-  /// when nothing is left to take; it may be called again, or not at all, on a helper. All calls
-  /// have returned when this does.
+  /// when nothing is left to take, and not throw; a helper may be called again, or not at all. All
+  /// calls have returned when this does.
   template <class Work>
   void run(Work& work) {
     while (threads_.size() < count_) {
