@@ -1,7 +1,6 @@
 // What a training run writes: the model in the release's layout, and what it needs to go on.
 #pragma once
 
-#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
@@ -10,16 +9,13 @@
 #include <map>
 #include <span>
 #include <string>
-#include <string_view>
 #include <system_error>
-#include <unordered_map>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config_values.hpp>
 #include <ds4/detail/messages.hpp>
 #include <ds4/dtype.hpp>
@@ -63,28 +59,21 @@ inline void make_folder(const std::filesystem::path& dir) {
 template <class T>
 void save_model(const std::filesystem::path& dir, const ConfigValues& config,
                 const TrainedWeights<T>& weights) {
-  using Table = typename TrainedWeights<T>::Table;
-  std::unordered_map<std::string_view, std::variant<const TrainedWeight<T>*, const Table*>> found;
-  for (const TrainedWeight<T>& weight : weights.list()) found[weight.name] = &weight;
-  for (const Table& table : weights.tables()) found[table.name] = &table;
   std::vector<TensorSpec> specs;
-  for (const TensorInfo& tensor : list_tensors(config)) {
-    const auto at = found.find(tensor.name);
-    if (at == found.end()) continue;  // of a multi-token-prediction layer that the model lacks
-    const auto* weight = std::get_if<const TrainedWeight<T>*>(&at->second);
-    specs.push_back({tensor.name, weight ? (*weight)->stored : DType::i64, tensor.shape});
+  for (const TrainedWeight<T>& weight : weights.list()) {
+    specs.push_back({weight.name, weight.stored, weight.shape});
+  }
+  for (const auto& table : weights.tables()) {
+    specs.push_back({table.name, DType::i64, {table.rows, table.picks.size() / table.rows}});
   }
   make_folder(dir);
-  SafetensorsWriter writer(dir / "model.safetensors", specs, {{"format", "pt"}});
-  for (const TensorSpec& spec : specs) {
-    const auto& of = found.at(spec.name);
-    if (const auto* table = std::get_if<const Table*>(&of)) {
-      const std::vector<std::int64_t> picks((*table)->picks.begin(), (*table)->picks.end());
-      writer.write(std::as_bytes(std::span(picks)));
-    } else {
-      const std::span<const T> values = std::get<const TrainedWeight<T>*>(of)->values;
-      writer.write(detail::stored_values(values, spec.dtype));
-    }
+  SafetensorsWriter writer(dir / "model.safetensors", std::move(specs), {{"format", "pt"}});
+  for (const TrainedWeight<T>& weight : weights.list()) {
+    writer.write(detail::stored_values(std::span<const T>(weight.values), weight.stored));
+  }
+  for (const auto& table : weights.tables()) {
+    const std::vector<std::int64_t> picks(table.picks.begin(), table.picks.end());
+    writer.write(std::as_bytes(std::span(picks)));
   }
   NewFile config_file(dir / "config.json");
   const std::string text = config_json(config);
