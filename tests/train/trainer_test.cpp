@@ -206,7 +206,8 @@ TEST_CASE("a run that goes on is the run that never stopped, bit for bit") {
   }
 }
 
-TEST_CASE("the model has the rounded weights that are saved; their masters keep what steps add") {
+TEST_CASE(
+    "the model has the rounded weights that are saved, and their masters keep what steps add") {
   const ds4::test::TempDir dir;
   Model model = fresh_model();
   ds4::TrainerOptions options = small_run();

@@ -27,7 +27,7 @@ struct Cost {
 
 /// The launches of one label.
 struct LaunchCount {
-  std::string_view label;
+  std::string label;
   std::size_t launches = 0;
   Cost cost = {};  ///< of all of them
 };
@@ -35,10 +35,12 @@ struct LaunchCount {
 /// Counts launches by label, in the order of their first ones.
 class LaunchLog {
  public:
-  void add(std::string_view label, const Cost& cost) {
+  /// The label, as Kokkos takes it; valid until the next call.
+  const std::string& add(std::string_view label, const Cost& cost) {
     LaunchCount& count = find(label);
     ++count.launches;
     count.cost = count.cost + cost;
+    return count.label;
   }
   const std::vector<LaunchCount>& counts() const { return counts_; }
   void clear() { counts_.clear(); }
@@ -48,7 +50,7 @@ class LaunchLog {
     for (LaunchCount& count : counts_) {
       if (count.label == label) return count;
     }
-    return counts_.emplace_back(LaunchCount{label});
+    return counts_.emplace_back(LaunchCount{std::string(label)});
   }
   std::vector<LaunchCount> counts_;
 };
@@ -81,7 +83,7 @@ class Launcher {
   void operator()(std::string_view label, const Cost& cost, std::size_t league, int team,
                   std::size_t scratch, const Kernel& kernel, int host_team = 1) const {
     if (league == 0) return;
-    log_->add(label, cost);
+    const std::string& name = log_->add(label, cost);
     host_team = std::max(host_team, host_team_);
     const bool is_small = league == 1 || cost.bytes + cost.flops / 4 < kSmall;
     Policy policy(kCanRunAlone && is_small && host_team == 1 ? alone_ : space_,
@@ -89,7 +91,7 @@ class Launcher {
     if (scratch > 0) {
       policy.set_scratch_size(kScratchLevel<Space>, Kokkos::PerTeam(static_cast<int>(scratch)));
     }
-    Kokkos::parallel_for(std::string(label), policy, kernel);
+    Kokkos::parallel_for(name, policy, kernel);
   }
 
  private:
