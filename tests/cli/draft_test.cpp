@@ -33,20 +33,24 @@ Result run(const std::vector<std::string>& options) {
 }
 
 TEST_CASE("program: run --draft gives the text without drafts, and says what they brought") {
-  const std::vector<std::string> greedy{"--temperature", "0", "--max-tokens", "80"};
-  const Result plain = run(greedy);
-  REQUIRE(plain.code == 0);
-  CHECK(!contains(plain.err, "drafts: "));
-  for (const std::string draft : {"off", "1", "2", "4", "8", "auto"}) {
-    for (const std::string backend : {"simd", "reference"}) {
+  for (const std::string backend : {"simd", "reference"}) {  // each rounds in its own way
+    const std::vector<std::string> greedy{"--temperature", "0",    "--max-tokens", "80",
+                                          "--backend",     backend};
+    const Result plain = run(greedy);
+    REQUIRE(plain.code == 0);
+    CHECK(!contains(plain.err, "drafts: "));
+    const std::size_t at = plain.err.find("; generation: ");
+    REQUIRE(at != std::string::npos);
+    const std::string generation = plain.err.substr(at, plain.err.find(',', at) - at);
+    for (const std::string draft : {"off", "1", "2", "4", "8", "auto"}) {
       CAPTURE(draft);
       CAPTURE(backend);
       auto options = greedy;
-      options.insert(options.end(), {"--draft", draft, "--backend", backend});
+      options.insert(options.end(), {"--draft", draft});
       const Result result = run(options);
       CHECK(result.code == 0);
       CHECK(result.out == plain.out);
-      CHECK(contains(result.err, "; generation: 80 tokens, "));
+      CHECK(contains(result.err, generation + ", "));
       CHECK(contains(result.err, "\ndrafts: ") == (draft != "off"));
       CHECK(contains(result.err, " tokens accepted, ") == (draft != "off"));
     }
