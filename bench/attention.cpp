@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include <ds4/attention.hpp>
+#include <ds4/layers/attention.hpp>
 
 #include "support.hpp"
 

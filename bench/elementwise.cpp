@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string>
 
-#include <ds4/rotary.hpp>
+#include <ds4/layers/rotary.hpp>
 
 #include "support.hpp"
 

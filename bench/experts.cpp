@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/moe.hpp>
+#include <ds4/layers/moe.hpp>
 
 #include "support.hpp"
 

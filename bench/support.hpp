@@ -12,14 +12,14 @@
 
 #include <benchmark/benchmark.h>
 
-#include <ds4/config.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/kernels/simd.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::bench {
 

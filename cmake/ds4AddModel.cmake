@@ -13,7 +13,7 @@
 #     for other build systems: writes OUT/ds4/models/NAME.hpp and NAME_on_*.cpp, which are to be
 #     compiled with -I OUT.
 #
-# Reads what ds4::read_config() (ds4/checkpoint/config_json.hpp) reads and refuses what it refuses:
+# Reads what ds4::read_config() (ds4/config/config_json.hpp) reads and refuses what it refuses:
 # keep the two in step. Relations between fields are left to ds4::checked_config().
 
 include_guard(GLOBAL)
@@ -357,7 +357,7 @@ function(ds4_model_header out config name)
 #include <cstddef>
 #include <string_view>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 namespace ds4::models {
 

@@ -5,10 +5,11 @@
 #include <iostream>
 #include <vector>
 
+#include <ds4/decode/sampler.hpp>
 #include <ds4/kernels/simd.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/austen.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 int main(int argc, char** argv) try {
   if (argc != 2) {

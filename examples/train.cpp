@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/checkpoint/config_json.hpp>
+#include <ds4/config/config_json.hpp>
 #include <ds4/kernels/simd/training.hpp>
 #include <ds4/models/austen_config.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/text/tokenizer.hpp>
 #include <ds4/train/trainable_model.hpp>
 #include <ds4/train/trainer.hpp>
 #include <ds4/train/training_files.hpp>

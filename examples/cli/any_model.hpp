@@ -13,11 +13,11 @@
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/draft_length.hpp>
-#include <ds4/memory_plan.hpp>
-#include <ds4/observer.hpp>
-#include <ds4/sampler.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/decode/draft_length.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/layers/observer.hpp>
 
 namespace ds4::cli {
 

@@ -7,9 +7,9 @@
 #include <span>
 #include <string>
 
-#include <ds4/config_values.hpp>
-#include <ds4/train/adamw.hpp>
-#include <ds4/train/muon.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/kernels/adamw.hpp>
+#include <ds4/kernels/muon.hpp>
 #include <ds4/train/trainable_model.hpp>
 #include <ds4/train/trained_weights.hpp>
 

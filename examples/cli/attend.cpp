@@ -13,11 +13,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/attention_probe.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/checkpoint/new_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/inspect/attention_probe.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"

@@ -20,17 +20,17 @@
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
-#include <ds4/checkpoint/new_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/json.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/draft_length.hpp>
-#include <ds4/error.hpp>
-#include <ds4/observer.hpp>
-#include <ds4/plan.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/tokenizer.hpp>
-#include <ds4/weight_cost.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/json.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/decode/draft_length.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/layers/observer.hpp>
+#include <ds4/plan/plan.hpp>
+#include <ds4/plan/weight_cost.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/drafting.hpp"

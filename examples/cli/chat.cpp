@@ -14,11 +14,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/chat_encoding.hpp>
-#include <ds4/draft_length.hpp>
-#include <ds4/error.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/decode/draft_length.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/text/chat_encoding.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/drafting.hpp"

@@ -16,14 +16,14 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/check.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
-#include <ds4/observer.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/inspect/check.hpp>
+#include <ds4/layers/observer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/chunks.hpp"

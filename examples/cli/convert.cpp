@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/checkpoint/convert.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
 
 #include "cli/io.hpp"
 #include "cli/options.hpp"

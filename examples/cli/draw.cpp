@@ -9,12 +9,12 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/new_file.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/layer_sequence.hpp>
-#include <ds4/observer.hpp>
-#include <ds4/plan.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/layers/observer.hpp>
+#include <ds4/plan/plan.hpp>
 
 #include "cli/io.hpp"
 #include "cli/layer_look.hpp"

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ds4/plan.hpp>
+#include <ds4/plan/plan.hpp>
 
 namespace ds4::cli {
 

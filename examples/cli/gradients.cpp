@@ -9,11 +9,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/train/trainable_model.hpp>
 
 #include "cli/any_trainable.hpp"

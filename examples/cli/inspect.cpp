@@ -12,14 +12,14 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
-#include <ds4/layer_sequence.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
 
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"

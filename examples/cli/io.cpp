@@ -13,8 +13,8 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/detail/messages.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/messages.hpp>
 
 namespace ds4::cli {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include <ds4/checkpoint/new_file.hpp>
+#include <ds4/core/new_file.hpp>
 
 namespace ds4::cli {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/observer.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/layers/observer.hpp>
 
 #include "cli/svg.hpp"
 

@@ -11,10 +11,11 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
-#include <ds4/observer.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/layers/observer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/chunks.hpp"

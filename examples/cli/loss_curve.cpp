@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
 
 #include "cli/svg.hpp"
 

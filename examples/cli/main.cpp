@@ -7,7 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/fault_guard.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
 
 #include "cli/io.hpp"
 #include "cli/verbs.hpp"

@@ -7,12 +7,13 @@
 #include <string>
 
 #include <ds4/checkpoint/storage.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
-#include <ds4/memory_plan.hpp>
-#include <ds4/weight_cost.hpp>
+#include <ds4/plan/memory_plan.hpp>
+#include <ds4/plan/weight_cost.hpp>
 
 namespace ds4::cli {
 namespace {

@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <string>
 
-#include <ds4/memory_plan.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/plan/memory_plan.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/model_choice.hpp"

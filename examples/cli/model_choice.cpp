@@ -14,11 +14,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/messages.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/options.hpp"

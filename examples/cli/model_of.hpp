@@ -15,14 +15,14 @@
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/draft_length.hpp>
-#include <ds4/drafting.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/decode/draft_length.hpp>
+#include <ds4/decode/drafting.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/layers/observer.hpp>
 #include <ds4/model.hpp>
-#include <ds4/observer.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/session.hpp>
+#include <ds4/state/session.hpp>
 
 #include "cli/any_model.hpp"
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <system_error>
 
-#include <ds4/checkpoint/config_json.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
 
 namespace ds4::cli {
 

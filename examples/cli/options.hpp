@@ -11,7 +11,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/detail/messages.hpp>
+#include <ds4/core/messages.hpp>
 
 namespace ds4::cli {
 

@@ -11,11 +11,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/drafting.hpp"

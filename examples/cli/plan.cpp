@@ -12,9 +12,9 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/plan.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/plan/plan.hpp>
 
 #include "cli/flops.hpp"
 #include "cli/io.hpp"

@@ -9,9 +9,9 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/train/training_plan.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/plan/training_plan.hpp>
 
 #include "cli/flops.hpp"
 #include "cli/io.hpp"

@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include <ds4/config_values.hpp>
-#include <ds4/train/training_plan.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/plan/training_plan.hpp>
 
 namespace CLI {
 class App;

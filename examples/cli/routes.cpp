@@ -12,12 +12,12 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/checkpoint/new_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/observer.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/layers/observer.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"

@@ -8,7 +8,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/sampler.hpp>
+#include <ds4/decode/sampler.hpp>
 
 #include "cli/options.hpp"
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include <ds4/detail/messages.hpp>
+#include <ds4/core/messages.hpp>
 
 namespace ds4::cli {
 

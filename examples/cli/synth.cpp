@@ -8,7 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include <ds4/checkpoint/synth.hpp>
-#include <ds4/config_values.hpp>
+#include <ds4/config/config_values.hpp>
 
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"

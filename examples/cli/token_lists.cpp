@@ -10,10 +10,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ds4/config_values.hpp>
-#include <ds4/detail/json.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/json.hpp>
+#include <ds4/core/messages.hpp>
 
 #include "cli/io.hpp"
 

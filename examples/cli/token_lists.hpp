@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include <ds4/config_values.hpp>
+#include <ds4/config/config_values.hpp>
 
 namespace ds4::cli {
 

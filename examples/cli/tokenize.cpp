@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/tokenizer.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 #include "cli/io.hpp"
 #include "cli/options.hpp"

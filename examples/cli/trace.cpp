@@ -6,13 +6,13 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/checkpoint/new_file.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/trace.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/decode/sampler.hpp>
+#include <ds4/inspect/trace.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"

@@ -17,12 +17,12 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/new_file.hpp>
+#include <ds4/text/tokenizer.hpp>
 #include <ds4/train/initialise.hpp>
 #include <ds4/train/trainer.hpp>
 #include <ds4/train/training_files.hpp>

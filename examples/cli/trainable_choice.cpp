@@ -7,9 +7,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/any_trainable.hpp"

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include <ds4/config_values.hpp>
-#include <ds4/train/training_plan.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/plan/training_plan.hpp>
 
 namespace ds4::cli {
 

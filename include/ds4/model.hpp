@@ -15,23 +15,22 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/hyper_connection.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/version.hpp>
 #include <ds4/kernels/reference.hpp>
-#include <ds4/layer_sequence.hpp>
-#include <ds4/memory_plan.hpp>
-#include <ds4/model_weights.hpp>
-#include <ds4/mtp.hpp>
-#include <ds4/pass.hpp>
-#include <ds4/rotary.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/state.hpp>
-#include <ds4/version.hpp>
+#include <ds4/layers/hyper_connection.hpp>
+#include <ds4/layers/model_weights.hpp>
+#include <ds4/layers/mtp.hpp>
+#include <ds4/layers/pass.hpp>
+#include <ds4/layers/rotary.hpp>
+#include <ds4/state/state.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -12,7 +12,7 @@
 
 #include <ds4/checkpoint/checkpoint_writer.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <support/files.hpp>
 
 namespace {

@@ -20,17 +20,17 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/convert.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/synth.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
-#include <ds4/weights.hpp>
 #include <support/checkpoint_copy.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>

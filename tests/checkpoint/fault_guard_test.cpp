@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <ds4/checkpoint/fault_guard.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/core/mapped_file.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/kernels/simd.hpp>
 #include <ds4/model.hpp>

@@ -12,7 +12,7 @@
 #include <doctest/doctest.h>
 
 #include <ds4/checkpoint/load.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>

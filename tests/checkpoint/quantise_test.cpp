@@ -13,8 +13,8 @@
 #include <doctest/doctest.h>
 
 #include <ds4/checkpoint/quantise.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
 
 namespace {
 

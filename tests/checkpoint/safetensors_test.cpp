@@ -21,7 +21,7 @@
 #include <sys/resource.h>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <support/files.hpp>
 #include <support/mutate.hpp>
 

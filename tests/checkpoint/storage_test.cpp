@@ -5,12 +5,12 @@
 
 #include <doctest/doctest.h>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
 #include <support/golden.hpp>
 #include <support/totals.hpp>
 

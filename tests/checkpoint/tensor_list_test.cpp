@@ -6,9 +6,9 @@
 
 #include <doctest/doctest.h>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
+#include <ds4/config/config_json.hpp>
 #include <support/golden.hpp>
 
 TEST_CASE("tensor_list: names and shapes are those of every checkpoint here") {

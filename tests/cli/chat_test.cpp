@@ -22,14 +22,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <ds4/chat_encoding.hpp>
+#include <ds4/decode/sampler.hpp>
 #include <ds4/kernels/simd.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/austen.hpp>
-#include <ds4/sampler.hpp>
-#include <ds4/session.hpp>
-#include <ds4/tokenizer.hpp>
+#include <ds4/state/session.hpp>
+#include <ds4/text/chat_encoding.hpp>
+#include <ds4/text/tokenizer.hpp>
 #include <support/program.hpp>
 
 namespace {

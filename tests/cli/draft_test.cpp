@@ -13,7 +13,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
-#include <ds4/sampler.hpp>
+#include <ds4/decode/sampler.hpp>
 #include <support/golden.hpp>
 #include <support/program.hpp>
 

@@ -1,4 +1,4 @@
-# cmake -P version_test.cmake: the version in <ds4/version.hpp> is the project's, and every header
+# cmake -P version_test.cmake: the version in <ds4/core/version.hpp> is the project's, and every header
 # declares everything in the inline namespace of that version.
 cmake_minimum_required(VERSION 3.25)
 set(top "${CMAKE_CURRENT_LIST_DIR}/../..")
@@ -14,7 +14,7 @@ foreach(line "#define DS4_VERSION_MAJOR ${major}\n" "#define DS4_VERSION_MINOR $
         "#define DS4_VERSION_PATCH ${patch}\n" "kLibraryVersion = \"${major}.${minor}.${patch}\"")
   string(FIND "${header}" "${line}" at)
   if(at EQUAL -1)
-    message(SEND_ERROR "include/ds4/version.hpp: expected ${line}as in CMakeLists.txt, found none")
+    message(SEND_ERROR "include/ds4/core/version.hpp: expected ${line}as in CMakeLists.txt, found none")
   endif()
 endforeach()
 

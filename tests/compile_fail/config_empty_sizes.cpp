@@ -26,7 +26,7 @@
 // expect-clang: nothing_is_empty<129280, 4096, 43, 512, 1024, 1024, 2048, 64, 512, 128, 4, 0>
 #include <cstddef>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 template <std::size_t Field>
 struct Mine : ds4::Flash {

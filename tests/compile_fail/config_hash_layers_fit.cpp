@@ -4,7 +4,7 @@
 // expect-clang: hash_layers_fit<44, 43>
 #include <cstddef>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

@@ -2,7 +2,7 @@
 // expect: hc_mult
 // expect-gcc: constraints not satisfied
 // expect-clang: does not satisfy 'ModelConfig'
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

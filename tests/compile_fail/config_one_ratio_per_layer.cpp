@@ -4,7 +4,7 @@
 // expect-clang: one_ratio_per_layer<43, 42>
 #include <cstddef>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

@@ -3,7 +3,7 @@
 // expect-gcc: layer = 2; compress_ratio = 4; compressed_sparse_attention = 8
 // expect-gcc: heavily_compressed_attention = 128
 // expect-clang: ratio_has_kind<2, 4, 8, 128>
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

@@ -3,7 +3,7 @@
 // expect: ds4::ModelConfig: rms_norm_eps and hc_eps must not be negative
 // expect: ds4::ModelConfig: swiglu_limit must be positive
 // expect: ds4::ModelConfig: rope_scaling.factor must be at least 1
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

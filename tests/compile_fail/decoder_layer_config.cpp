@@ -4,8 +4,8 @@
 // expect-clang: heads_form_groups<64, 7>
 #include <cstddef>
 
-#include <ds4/decoder_layer.hpp>
 #include <ds4/kernels/reference.hpp>
+#include <ds4/layers/decoder_layer.hpp>
 
 struct Mine : ds4::Flash {
 #ifdef DS4_EXPECT_COMPILE_ERROR

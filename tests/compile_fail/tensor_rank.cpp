@@ -2,7 +2,7 @@
 // expect: ds4::TensorView: one index per axis
 // expect-gcc: the comparison reduces to '(1 == 2)'
 // expect-clang: evaluates to '1 == 2'
-#include <ds4/tensor.hpp>
+#include <ds4/core/tensor.hpp>
 
 float first(ds4::RowsView<float, 6> x) {
 #ifdef DS4_EXPECT_COMPILE_ERROR

@@ -6,10 +6,10 @@
 
 #include <fuzz/fuzz.hpp>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/plan.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/plan/plan.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ds4;

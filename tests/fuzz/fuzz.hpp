@@ -13,9 +13,9 @@
 
 #include <unistd.h>
 
-#include <ds4/detail/messages.hpp>
-#include <ds4/detail/utf8.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/utf8.hpp>
 
 namespace ds4::fuzz {
 

@@ -8,7 +8,7 @@
 #include <fuzz/fuzz.hpp>
 #include <nlohmann/json.hpp>
 
-#include <ds4/detail/json.hpp>
+#include <ds4/core/json.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ds4;

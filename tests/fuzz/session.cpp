@@ -9,7 +9,7 @@
 #include <fuzz/fuzz.hpp>
 #include <fuzz/small_state.hpp>
 
-#include <ds4/session.hpp>
+#include <ds4/state/session.hpp>
 
 namespace {
 

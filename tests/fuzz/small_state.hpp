@@ -14,11 +14,11 @@
 #include <string_view>
 #include <vector>
 
-#include <ds4/config.hpp>
-#include <ds4/detail/checked_stream.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/checked_stream.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/kernels/reference.hpp>
-#include <ds4/state.hpp>
+#include <ds4/state/state.hpp>
 
 namespace ds4::fuzz {
 

@@ -7,8 +7,8 @@
 
 #include <fuzz/fuzz.hpp>
 
-#include <ds4/detail/split_regex.hpp>
-#include <ds4/detail/utf8.hpp>
+#include <ds4/core/utf8.hpp>
+#include <ds4/text/split_regex.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ds4;

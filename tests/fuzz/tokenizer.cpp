@@ -9,7 +9,7 @@
 
 #include <fuzz/fuzz.hpp>
 
-#include <ds4/tokenizer.hpp>
+#include <ds4/text/tokenizer.hpp>
 
 namespace {
 

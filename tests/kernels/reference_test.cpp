@@ -20,12 +20,12 @@
 
 #include <doctest/doctest.h>
 
-#include <ds4/attention.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/reference.hpp>
-#include <ds4/rotary.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/layers/attention.hpp>
+#include <ds4/layers/rotary.hpp>
 #include <support/compare.hpp>
 #include <support/golden.hpp>
 

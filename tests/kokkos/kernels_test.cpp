@@ -19,9 +19,9 @@
 #include <doctest/doctest.h>
 #include <kokkos/spaces.hpp>
 
-#include <ds4/attention.hpp>
 #include <ds4/kernels/reference.hpp>
-#include <ds4/rotary.hpp>
+#include <ds4/layers/attention.hpp>
+#include <ds4/layers/rotary.hpp>
 #include <support/compare.hpp>
 
 namespace {

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 #include <kokkos/spaces.hpp>
 
-#include <ds4/check.hpp>
+#include <ds4/inspect/check.hpp>
 #include <ds4/models/tiny_flash_config.hpp>
 #include <support/golden_model.hpp>
 

@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
 

@@ -14,9 +14,9 @@
 
 #include <doctest/doctest.h>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/decode/sampler.hpp>
 #include <ds4/model.hpp>
-#include <ds4/sampler.hpp>
 #include <support/compare.hpp>
 #include <support/golden.hpp>
 #include <support/golden_model.hpp>

@@ -11,7 +11,7 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
 
 namespace ds4::test {
 

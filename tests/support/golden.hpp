@@ -9,8 +9,8 @@
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
 
 namespace ds4::test {
 

@@ -21,6 +21,7 @@
 
 #include <doctest/doctest.h>
 
+#include <ds4/decode/sampler.hpp>
 #include <ds4/model.hpp>
 #include <support/compare.hpp>
 #include <support/golden.hpp>

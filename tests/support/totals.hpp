@@ -6,8 +6,8 @@
 
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
 
 namespace ds4::test {
 

@@ -12,7 +12,7 @@
 #include <doctest/doctest.h>
 
 #include <ds4/checkpoint/weight_names.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training.hpp>

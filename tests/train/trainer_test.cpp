@@ -17,9 +17,9 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/weight_names.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/kernels/reference/indexer.hpp>
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/kernels/training.hpp>

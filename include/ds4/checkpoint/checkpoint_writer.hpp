@@ -18,11 +18,11 @@
 
 #include <nlohmann/json.hpp>
 
-#include <ds4/checkpoint/mapped_file.hpp>
-#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/new_file.hpp>
 
 namespace ds4::inline v0_1 {
 

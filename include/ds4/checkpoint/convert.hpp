@@ -21,17 +21,17 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/checkpoint/checkpoint_writer.hpp>
-#include <ds4/checkpoint/config_json.hpp>
-#include <ds4/checkpoint/mapped_file.hpp>
 #include <ds4/checkpoint/quantise.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/mapped_file.hpp>
+#include <ds4/core/stored_matrix.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <ds4/checkpoint/mapped_file.hpp>
+#include <ds4/core/mapped_file.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -8,14 +8,14 @@
 #include <string>
 #include <string_view>
 
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -10,8 +10,8 @@
 #include <span>
 
 #include <ds4/checkpoint/storage.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/weights.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -18,15 +18,15 @@
 #include <vector>
 
 #include <ds4/checkpoint/checkpoint_writer.hpp>
-#include <ds4/checkpoint/config_json.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/random_stream.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
-#include <ds4/layer_sequence.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/random_stream.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_values.hpp>
 
 namespace ds4::inline v0_1 {
 

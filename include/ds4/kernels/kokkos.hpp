@@ -17,9 +17,11 @@
 
 #include <Kokkos_Core.hpp>
 
-#include <ds4/config.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/kokkos/attention.hpp>
 #include <ds4/kernels/kokkos/compressor.hpp>
 #include <ds4/kernels/kokkos/elementwise.hpp>
@@ -32,8 +34,6 @@
 #include <ds4/kernels/kokkos/memory.hpp>
 #include <ds4/kernels/kokkos/weights.hpp>
 #include <ds4/kernels/ops.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <span>
 
-#include <ds4/config.hpp>
-#include <ds4/tensor.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/tensor.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -10,7 +10,10 @@
 #include <span>
 #include <vector>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/row_log.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/reference/attention.hpp>
 #include <ds4/kernels/reference/compressor.hpp>
@@ -21,9 +24,6 @@
 #include <ds4/kernels/reference/rotary.hpp>
 #include <ds4/kernels/reference/router.hpp>
 #include <ds4/kernels/reference/swiglu.hpp>
-#include <ds4/row_log.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1 {
 

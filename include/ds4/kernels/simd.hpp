@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/simd/expert_cache.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
@@ -26,8 +28,6 @@
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
 #include <ds4/kernels/simd/weight_pool.hpp>
-#include <ds4/tensor.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/detail/random_stream.hpp>
+#include <ds4/core/random_stream.hpp>
 #include <ds4/train/trained_weights.hpp>
 
 namespace ds4::inline v0_1 {

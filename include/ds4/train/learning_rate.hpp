@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <numbers>
 
-#include <ds4/version.hpp>
+#include <ds4/core/version.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/dtype.hpp>
-#include <ds4/train/adamw.hpp>
-#include <ds4/train/muon.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/kernels/adamw.hpp>
+#include <ds4/kernels/muon.hpp>
 #include <ds4/train/trained_weights.hpp>
 
 namespace ds4::inline v0_1 {

@@ -19,8 +19,8 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/detail/address_range.hpp>
-#include <ds4/version.hpp>
+#include <ds4/core/version.hpp>
+#include <ds4/train/address_range.hpp>
 
 namespace ds4::inline v0_1 {
 

@@ -11,10 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/training.hpp>
-#include <ds4/tensor.hpp>
 #include <ds4/train/tape.hpp>
 
 namespace ds4::inline v0_1 {

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/detail/random_stream.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/random_stream.hpp>
 
 namespace ds4::inline v0_1 {
 

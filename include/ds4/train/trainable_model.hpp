@@ -16,14 +16,14 @@
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/error.hpp>
-#include <ds4/layer_sequence.hpp>
-#include <ds4/model_weights.hpp>
-#include <ds4/mtp.hpp>
-#include <ds4/pass.hpp>
-#include <ds4/state.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/layers/model_weights.hpp>
+#include <ds4/layers/mtp.hpp>
+#include <ds4/layers/pass.hpp>
+#include <ds4/state/state.hpp>
 #include <ds4/train/tape_backend.hpp>
 #include <ds4/train/trained_weights.hpp>
 

@@ -16,9 +16,9 @@
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
-#include <ds4/detail/address_range.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/tensor.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/tensor.hpp>
+#include <ds4/train/address_range.hpp>
 
 namespace ds4::inline v0_1 {
 

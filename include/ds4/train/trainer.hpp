@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/error.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/train/learning_rate.hpp>
 #include <ds4/train/optimizer.hpp>
 #include <ds4/train/token_windows.hpp>

@@ -13,13 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/checkpoint/config_json.hpp>
-#include <ds4/checkpoint/new_file.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
-#include <ds4/config_values.hpp>
-#include <ds4/detail/messages.hpp>
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/config/config_json.hpp>
+#include <ds4/config/config_values.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
+#include <ds4/core/new_file.hpp>
 #include <ds4/train/optimizer.hpp>
 #include <ds4/train/trained_weights.hpp>
 

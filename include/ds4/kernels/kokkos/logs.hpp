@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <utility>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
 namespace ds4::inline v0_1::kokkos {

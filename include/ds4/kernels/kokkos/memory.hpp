@@ -12,8 +12,8 @@
 
 #include <Kokkos_Core.hpp>
 
-#include <ds4/error.hpp>
-#include <ds4/tensor.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/tensor.hpp>
 
 namespace ds4::inline v0_1::kokkos {
 

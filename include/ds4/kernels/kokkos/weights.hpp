@@ -14,10 +14,10 @@
 
 #include <Kokkos_Core.hpp>
 
-#include <ds4/dtype.hpp>
-#include <ds4/error.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/core/stored_matrix.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1::kokkos {
 

@@ -6,7 +6,7 @@
 
 #include <Eigen/Core>
 
-#include <ds4/weights.hpp>
+#include <ds4/core/stored_matrix.hpp>
 
 namespace ds4::inline v0_1::reference {
 

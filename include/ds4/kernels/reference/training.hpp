@@ -11,7 +11,9 @@
 
 #include <Eigen/Core>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/kernels/adamw.hpp>
+#include <ds4/kernels/muon.hpp>
 #include <ds4/kernels/reference/attention.hpp>
 #include <ds4/kernels/reference/backward/attention.hpp>
 #include <ds4/kernels/reference/backward/compressor.hpp>
@@ -30,8 +32,6 @@
 #include <ds4/kernels/reference/router.hpp>
 #include <ds4/kernels/reference/swiglu.hpp>
 #include <ds4/kernels/training.hpp>
-#include <ds4/train/adamw.hpp>
-#include <ds4/train/muon.hpp>
 
 namespace ds4::inline v0_1 {
 

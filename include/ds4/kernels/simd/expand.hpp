@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/panel.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1::simd {
 

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 

@@ -7,11 +7,11 @@
 #include <cstring>
 #include <type_traits>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/stored_matrix.hpp>
 #include <ds4/kernels/simd/expand.hpp>
 #include <ds4/kernels/simd/in_place.hpp>
 #include <ds4/kernels/simd/panel.hpp>
-#include <ds4/weights.hpp>
 
 namespace ds4::inline v0_1::simd {
 

@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include <ds4/dtype.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/simd/indexer.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
-#include <ds4/tensor.hpp>
 
 namespace ds4::inline v0_1::simd {
 

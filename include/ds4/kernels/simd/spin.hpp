@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include <ds4/version.hpp>
+#include <ds4/core/version.hpp>
 
 namespace ds4::inline v0_1::simd {
 

@@ -10,14 +10,14 @@
 #include <numeric>
 #include <span>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
+#include <ds4/kernels/adamw.hpp>
+#include <ds4/kernels/muon.hpp>
 #include <ds4/kernels/reference/rotary.hpp>
 #include <ds4/kernels/simd/top_k.hpp>
 #include <ds4/kernels/simd/training/table.hpp>
 #include <ds4/kernels/simd/training/workers.hpp>
 #include <ds4/kernels/training.hpp>
-#include <ds4/train/adamw.hpp>
-#include <ds4/train/muon.hpp>
 
 namespace ds4::inline v0_1 {
 

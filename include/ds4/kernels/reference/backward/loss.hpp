@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <ds4/version.hpp>
+#include <ds4/core/version.hpp>
 
 namespace ds4::inline v0_1::reference {
 

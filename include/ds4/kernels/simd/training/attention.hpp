@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <ds4/config.hpp>
+#include <ds4/config/config.hpp>
 #include <ds4/kernels/simd/training/elementwise.hpp>
 #include <ds4/kernels/simd/training/vectors.hpp>
 #include <ds4/kernels/training.hpp>

@@ -1,0 +1,28 @@
+// What a model does unless it is told otherwise: the tokens of its passes, and those that a state can
+// take back.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+
+#include <ds4/core/version.hpp>
+
+namespace ds4::inline v0_1 {
+
+/// Tokens of a pass over a long prompt: as many as 256 MiB of activations allow; more than 512 make
+/// no difference to the speed.
+template <class Config>
+constexpr std::size_t prefill_chunk(const Config& c, std::size_t scalar_bytes = 4) {
+  // What a token takes: streams, queries and outputs, the inputs and hidden rows of its experts.
+  const std::size_t values = 2 * c.hc_mult * c.hidden_size +
+                             3 * c.num_attention_heads * c.head_dim + 4 * c.hidden_size +
+                             c.num_experts_per_tok * (c.hidden_size + 3 * c.moe_intermediate_size);
+  constexpr std::size_t kBudget = std::size_t{1} << 28;
+  return std::clamp<std::size_t>(std::bit_floor(kBudget / (scalar_bytes * values)), 64, 512);
+}
+
+/// Tokens that a state can take back unless it is told otherwise.
+inline constexpr std::size_t kDefaultRollbackLimit = 64;
+
+}  // namespace ds4::inline v0_1

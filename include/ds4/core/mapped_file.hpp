@@ -1,0 +1,174 @@
+// Read-only memory mapping of a whole file.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <ds4/core/error.hpp>
+#include <ds4/core/messages.hpp>
+
+namespace ds4::inline v0_1 {
+
+namespace detail {
+
+/// A path as messages show it.
+inline std::string printable_path(const std::filesystem::path& path) {
+  return printable(path.native(), 1024);
+}
+
+/// Throws "cannot <action>: <text of errno value>".
+[[noreturn]] inline void throw_errno(const std::filesystem::path& path, std::string_view action,
+                                     int error) {
+  throw Error(printable_path(path),
+              "cannot " + std::string(action) + ": " + std::generic_category().message(error));
+}
+
+/// Owns a POSIX file descriptor; -1 is none.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int value = -1) : value_(value) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(value_, other.value_);
+    return *this;
+  }
+  ~FileDescriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  int get() const { return value_; }
+  /// Gives up ownership.
+  int release() { return std::exchange(value_, -1); }
+
+ private:
+  int value_;
+};
+
+/// Where files are mapped, for a FaultGuard: a signal handler can read it at any moment.
+struct MappedRange {
+  std::atomic<std::uintptr_t> begin{0};  ///< 0: free
+  std::atomic<std::uintptr_t> end{0};    ///< 0: not complete
+  std::atomic<bool> broken{false};       ///< some of it could not be read, and is zeros now
+};
+inline constexpr std::size_t kMappedRanges = 1024;
+inline std::array<MappedRange, kMappedRanges> mapped_ranges;
+
+/// A free range, now this one; null if all are taken.
+inline MappedRange* add_mapped_range(const void* begin, std::size_t size) {
+  for (MappedRange& range : mapped_ranges) {
+    std::uintptr_t free = 0;
+    const auto address = reinterpret_cast<std::uintptr_t>(begin);
+    if (range.begin.compare_exchange_strong(free, address)) {
+      range.broken = false;
+      range.end = address + size;
+      return &range;
+    }
+  }
+  return nullptr;
+}
+inline void remove_mapped_range(MappedRange& range) {
+  range.end = 0;
+  range.begin = 0;
+}
+
+}  // namespace detail
+
+/// The bytes of a regular file, mapped read-only. Pages are read when touched, and shared between
+/// processes. Touching bytes that the file has lost meanwhile, or that cannot be read, raises
+/// SIGBUS unless a FaultGuard lives.
+class MappedFile {
+ public:
+  /// Maps the file. Throws ds4::Error if it is missing, unreadable, empty or not a regular file.
+  explicit MappedFile(std::filesystem::path path) : path_(std::move(path)) {
+    // O_NONBLOCK: opening a FIFO would wait for its writer.
+    file_ = detail::FileDescriptor(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (file_.get() < 0) detail::throw_errno(path_, "open", errno);
+    struct stat status{};
+    if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
+    const std::string where = detail::printable_path(path_);
+    if (S_ISDIR(status.st_mode)) throw Error(where, "expected a regular file, found a directory");
+    if (!S_ISREG(status.st_mode)) throw Error(where, "expected a regular file, found a device");
+    if (status.st_size == 0) throw Error(where, "expected data, found an empty file");
+    if (static_cast<std::uintmax_t>(status.st_size) > SIZE_MAX) {
+      throw Error(where, "the file is larger than the address space");
+    }
+    const ::uid_t user = ::geteuid();
+    tells_residency_ =
+        user == 0 || user == status.st_uid || ::faccessat(AT_FDCWD, path_.c_str(), W_OK, 0) == 0;
+    size_ = static_cast<std::size_t>(status.st_size);
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
+    if (address == MAP_FAILED) detail::throw_errno(path_, "map", errno);
+    data_ = static_cast<const std::byte*>(address);
+    range_ = detail::add_mapped_range(data_, size_);
+  }
+  ///@{
+  /// Takes over the mapping.
+  MappedFile(MappedFile&& other) noexcept
+      : path_(std::move(other.path_)),
+        file_(std::move(other.file_)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        tells_residency_(other.tells_residency_),
+        range_(std::exchange(other.range_, nullptr)) {}
+  MappedFile& operator=(MappedFile&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(file_, other.file_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(tells_residency_, other.tells_residency_);
+    std::swap(range_, other.range_);
+    return *this;
+  }
+  ///@}
+  ~MappedFile() {
+    if (range_ != nullptr) detail::remove_mapped_range(*range_);
+    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+
+  /// The whole file; page-aligned.
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// As given to the constructor.
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Whether the system tells this process which pages of the file are in memory (mincore): it does
+  /// to the owner, and to who may write to it.
+  bool tells_residency() const { return tells_residency_; }
+
+  /// Throws ds4::Error if the file is shorter than when it was mapped, or if a FaultGuard has had
+  /// to put zeros in the place of bytes: what was read since may be wrong.
+  void check() const {
+    struct stat status{};
+    if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
+    const std::string where = detail::printable_path(path_);
+    if (static_cast<std::uintmax_t>(status.st_size) < size_) {
+      throw Error(where, "expected " + std::to_string(size_) +
+                             " bytes, as when it was opened, found " +
+                             std::to_string(status.st_size) + ": it was shortened while in use");
+    }
+    if (range_ != nullptr && range_->broken) {
+      throw Error(where, "cannot be read: some of it was lost while in use");
+    }
+  }
+
+ private:
+  std::filesystem::path path_;
+  detail::FileDescriptor file_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  bool tells_residency_ = false;
+  detail::MappedRange* range_ = nullptr;
+};
+
+}  // namespace ds4::inline v0_1

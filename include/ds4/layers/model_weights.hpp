@@ -1,0 +1,56 @@
+// The weights of a whole model, named as in a checkpoint.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+
+#include <ds4/config/config.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/layers/decoder_layer.hpp>
+#include <ds4/layers/hyper_connection.hpp>
+#include <ds4/layers/mtp.hpp>
+
+namespace ds4::inline v0_1 {
+
+/// Embedding, layers, final collapse and norm, head, and the multi-token-prediction layer if there
+/// is one. Source: model.md 2 and 7.
+template <ModelConfig C, Backend B>
+class ModelWeights {
+  struct Layer {
+    template <std::size_t Ratio, RouterKind Router>
+    using element = DecoderLayer<C, Ratio, Router, B>;
+  };
+
+ public:
+  ///@{
+  /// Sizes by the symbols of model.md.
+  static constexpr std::size_t V = C::vocab_size;
+  static constexpr std::size_t D = C::hidden_size;
+  ///@}
+
+  ///@{
+  /// The parts, named as in a checkpoint.
+  typename B::template Matrix<V, D> embed;
+  LayerSequence<C, Layer> layers;
+  HyperHead<C, B> hc_head;
+  typename B::template Parameter<D> norm;
+  typename B::template Matrix<V, D> head;
+  std::optional<MtpLayer<C, B>> mtp;
+  ///@}
+
+  /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
+  template <class Visitor>
+  void visit(Visitor&& visitor) {
+    visitor.rows("embed.weight", embed);
+    layers.for_each([&](std::size_t i, auto& layer) {
+      visitor.group("layers." + std::to_string(i) + ".", layer);
+    });
+    visitor.group("hc_head_", hc_head);
+    visitor("norm.weight", norm);
+    visitor("head.weight", head);
+    if (mtp) visitor.group("mtp.0.", *mtp);
+  }
+};
+
+}  // namespace ds4::inline v0_1

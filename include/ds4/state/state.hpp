@@ -1,0 +1,262 @@
+// What a sequence keeps between passes.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <istream>
+#include <ostream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ds4/config/config_values.hpp>
+#include <ds4/config/defaults.hpp>
+#include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/checked_stream.hpp>
+#include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
+#include <ds4/layers/decoder_layer.hpp>
+#include <ds4/layers/mtp.hpp>
+
+namespace ds4::inline v0_1 {
+
+/// The decoding state of one sequence: a plain value. A copy continues independently of the
+/// original and shares its blocks until one of the two writes to them, where the backend's logs can
+/// (the SIMD backend's do). Source: model.md 5.3.
+template <ModelConfig C, Backend B>
+class State {
+  struct LayerStates {
+    template <std::size_t Ratio, RouterKind Router>
+    using element = typename DecoderLayer<C, Ratio, Router, B>::State;
+  };
+  static constexpr bool kHasMtp = C::num_nextn_predict_layers > 0;
+
+ public:
+  /// What it is a state for.
+  using Config = C;
+  /// A state for each layer.
+  using Layers = LayerSequence<C, LayerStates>;
+  /// What is kept for the multi-token-prediction layer.
+  using Mtp = typename std::conditional_t<kHasMtp, MtpLayer<C, B>, Absent>::State;
+
+  /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
+  /// rows that these would need: per token and layer, a row of the window, and in CSA and HCA
+  /// layers the float32 projections of the compressors.
+  explicit State(std::size_t rollback_limit = kDefaultRollbackLimit)
+      : rollback_limit_(rollback_limit) {}
+
+  std::size_t position = 0;       ///< tokens taken in so far
+  Layers layers;                  ///< what each layer keeps
+  [[no_unique_address]] Mtp mtp;  ///< empty unless keeps_drafts()
+
+  /// As given to the constructor.
+  std::size_t rollback_limit() const { return rollback_limit_; }
+  /// How many tokens rollback can take back now.
+  std::size_t rollback_available() const { return position - std::min(position, earliest_); }
+
+  /// Takes back the last `tokens` tokens: what follows is, bit for bit, what would have followed
+  /// without them. Throws ds4::Error, the state as before, beyond rollback_available().
+  void rollback(std::size_t tokens);
+
+  /// From now on keeps what Model::draft needs: the residual streams of the last W positions and of
+  /// those that a rollback may take back, [N, D] in float32 each. A state that has taken in tokens
+  /// before can draft after W more. Nothing changes if the configuration has no extra layer.
+  void keep_drafts();
+  /// Whether it does.
+  bool keeps_drafts() const { return keeps_drafts_; }
+
+  /// The state at this moment, to return to by assignment.
+  State snapshot() const { return *this; }
+  /// A second sequence with the same past.
+  State fork() const { return *this; }
+
+  /// Bytes of memory that the rows occupy, shared ones included.
+  std::size_t bytes() const;
+
+  /// Writes the state: a version, the configuration's fingerprint, every row and a checksum.
+  /// Throws ds4::Error that begins with `where` if the stream fails.
+  void serialise(std::ostream& stream, const std::string& where = "state") const;
+
+  /// A state that serialise wrote. The logits after it are bitwise those after the original, on the
+  /// same backend with the same options; another backend can take it if its rows have the same
+  /// type. Throws ds4::Error for anything else: another version or configuration, a damaged or
+  /// truncated stream. Memory grows with what the stream holds, not with what it announces.
+  static State deserialise(std::istream& stream, const std::string& where = "state");
+
+  ///@{
+  /// Calls f(log, tokens to a row, first_needed) for each log, in the order of the layers; see
+  /// Attention::State.
+  template <class F>
+  void for_each_log(F&& f) {
+    visit_logs(*this, f);
+  }
+  template <class F>
+  void for_each_log(F&& f) const {
+    visit_logs(*this, f);
+  }
+  ///@}
+
+  /// After a pass whose segment had this state's rollback_limit: these tokens are taken in.
+  void advance(std::span<const std::int32_t> ids) {
+    position += ids.size();
+    earliest_ = std::max(earliest_, position - std::min(position, rollback_limit_));
+    if constexpr (kHasMtp) {
+      if (keeps_drafts_) mtp.take_in(ids);
+    }
+  }
+
+ private:
+  static constexpr std::array<char, 8> kMagic{'d', 's', '4', 's', 't', 'a', 't', 'e'};
+  static constexpr std::uint32_t kVersion = 2;
+
+  /// Of every field of the configuration.
+  static std::uint64_t fingerprint() {
+    detail::Checksum sum;
+    const std::string text = to_string(config_values<C>());
+    sum.add(std::as_bytes(std::span(text)));
+    return sum.value();
+  }
+
+  template <class Self, class F>
+  static void visit_logs(Self& self, F& f) {
+    self.layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
+    if constexpr (kHasMtp) {
+      if (self.keeps_drafts_) f(self.mtp.streams, 1, &MtpLayer<C, B>::first_needed);
+    }
+  }
+
+  std::size_t rollback_limit_;
+  std::size_t earliest_ = 0;  // the position that a rollback can go back to
+  bool keeps_drafts_ = false;
+};
+
+template <ModelConfig C, Backend B>
+void State<C, B>::keep_drafts() {
+  if constexpr (kHasMtp) {
+    if (!keeps_drafts_) mtp.begin(position);
+    keeps_drafts_ = true;
+  }
+}
+
+template <ModelConfig C, Backend B>
+void State<C, B>::rollback(std::size_t tokens) {
+  if (tokens > rollback_available()) {
+    throw Error("rollback", "found " + std::to_string(tokens) + " tokens, expected at most " +
+                                std::to_string(rollback_available()) +
+                                ", what a rollback limit of " + std::to_string(rollback_limit_) +
+                                " leaves");
+  }
+  position -= tokens;
+  if constexpr (kHasMtp) {
+    if (keeps_drafts_) mtp.truncate(position);
+  }
+  for_each_log([&](auto& log, std::size_t tokens_per_row, auto&&) {
+    log.truncate(position / tokens_per_row);
+  });
+}
+
+template <ModelConfig C, Backend B>
+std::size_t State<C, B>::bytes() const {
+  std::size_t bytes = 0;
+  for_each_log([&](const auto& log, std::size_t, auto&&) { bytes += log.bytes(); });
+  if constexpr (kHasMtp) bytes += mtp.layer.window.bytes();
+  return bytes;
+}
+
+template <ModelConfig C, Backend B>
+void State<C, B>::serialise(std::ostream& stream, const std::string& where) const {
+  detail::CheckedWriter out(stream, where);
+  out.value(kMagic);
+  out.value(kVersion);
+  out.value(fingerprint());
+  for (const std::size_t number : {position, rollback_limit_, earliest_}) {
+    out.value(static_cast<std::uint64_t>(number));
+  }
+  out.value(static_cast<std::uint8_t>(keeps_drafts_));
+  for_each_log([&](const auto& log, std::size_t, auto&&) {
+    out.value(static_cast<std::uint64_t>(log.first()));
+    out.value(static_cast<std::uint8_t>(log.dtype()));
+    std::vector<std::byte> row(log.kWidth * dtype_size(log.dtype()));
+    for (std::size_t i = log.first(); i < log.end(); ++i) {
+      log.copy_row(i, row.data());
+      out.bytes(row);
+    }
+  });
+  if constexpr (kHasMtp) {
+    if (keeps_drafts_) out.bytes(std::as_bytes(std::span(mtp.ids)));
+  }
+  out.finish();
+}
+
+template <ModelConfig C, Backend B>
+State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& where) {
+  detail::CheckedReader in(stream, where);
+  if (in.value<std::array<char, 8>>() != kMagic) {
+    in.fail("found something else, expected a state that ds4 saved");
+  }
+  if (const auto version = in.value<std::uint32_t>(); version != kVersion) {
+    in.fail("found version " + std::to_string(version) + ", expected " + std::to_string(kVersion));
+  }
+  if (in.value<std::uint64_t>() != fingerprint()) {
+    in.fail("found one of another configuration, expected one of " +
+            std::string(std::string_view(C::name)));
+  }
+  const auto position = in.value<std::uint64_t>();
+  State state(in.value<std::uint64_t>());
+  state.position = position;
+  state.earliest_ = in.value<std::uint64_t>();
+  if (position > C::max_position_embeddings || state.earliest_ > position) {
+    in.fail("found position " + std::to_string(position) + " and rollback to " +
+            std::to_string(state.earliest_) + ", expected at most " +
+            std::to_string(C::max_position_embeddings));
+  }
+  const auto keeps_drafts = in.value<std::uint8_t>();
+  if (keeps_drafts > (kHasMtp ? 1 : 0)) {
+    in.fail("found " + std::to_string(keeps_drafts) + " for what drafts need, expected " +
+            (kHasMtp ? "0 or 1" : "0"));
+  }
+  state.keeps_drafts_ = keeps_drafts != 0;
+  std::size_t number = 0;
+  const auto read = [&](auto& log, std::size_t end, std::size_t needed) {
+    const std::string name = "log " + std::to_string(number++);
+    const auto first = in.value<std::uint64_t>();
+    if (first > needed) {
+      in.fail(name + ": found rows from " + std::to_string(first) + " on, expected them from " +
+              std::to_string(needed));
+    }
+    const auto code = in.value<std::uint8_t>();
+    const auto dtype = static_cast<DType>(code);
+    if (code > static_cast<std::uint8_t>(DType::u8) || !log.restart(first, dtype)) {
+      in.fail(name + ": found rows of a type that this backend does not keep" +
+              (code > static_cast<std::uint8_t>(DType::u8)
+                   ? ""
+                   : ", " + std::string(dtype_name(dtype))));
+    }
+    std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
+    for (std::size_t i = first; i < end; ++i) {
+      in.bytes(row);
+      log.append_row(row.data());
+    }
+  };
+  state.layers.for_each([&](std::size_t, auto& layer) {
+    layer.for_each_log(layer, [&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+      const std::size_t end = position / tokens_per_row;
+      read(log, end, std::min(end, first_needed(state.earliest_)));
+    });
+  });
+  if constexpr (kHasMtp) {
+    if (state.keeps_drafts_) {
+      read(state.mtp.streams, position, position);  // they may have begun at any token
+      state.mtp.ids.resize(state.mtp.streams.end() - state.mtp.streams.first());
+      in.bytes(std::as_writable_bytes(std::span(state.mtp.ids)));
+      in.expect_ids(state.mtp.ids, C::vocab_size);
+    }
+  }
+  in.finish();
+  return state;
+}
+
+}  // namespace ds4::inline v0_1
