@@ -18,6 +18,7 @@
 
 include_guard(GLOBAL)
 cmake_policy(VERSION 3.25)
+include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
 
 # The functions with a leading underscore see the variables of ds4_model_header(): json, the text of
 # the file, and problems and missing, what is wrong with it so far.
@@ -445,6 +446,7 @@ function(ds4_add_model target)
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/ds4_models/${target}")
   _ds4_write_model(sources "${folder}" ${arg_NAME} ${arg_BACKENDS})
   target_sources(${target} PRIVATE ${sources})
+  ds4_add_definitions(${target})
 endfunction()
 
 if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)

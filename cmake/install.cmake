@@ -15,7 +15,8 @@ foreach(set IN ITEMS ds4Targets ds4_simdTargets ds4_kokkosTargets)
   install(EXPORT ${set} NAMESPACE ds4:: DESTINATION ${package_dir} COMPONENT development)
 endforeach()
 install(FILES ${PROJECT_BINARY_DIR}/ds4ConfigVersion.cmake cmake/ds4Config.cmake
-              cmake/ds4AddModel.cmake cmake/ds4AddSimdKernels.cmake cmake/ds4Needs.cmake
+              cmake/ds4AddDefinitions.cmake cmake/definitions.cpp cmake/ds4AddModel.cmake
+              cmake/ds4AddSimdKernels.cmake cmake/ds4Needs.cmake
               cmake/FindPCRE2.cmake cmake/FindXsimd.cmake
         DESTINATION ${package_dir} COMPONENT development)
 install(DIRECTORY cmake/simd DESTINATION ${package_dir} COMPONENT development)

@@ -24,6 +24,7 @@
 #include <ds4/core/dtype.hpp>
 #include <support/files.hpp>
 #include <support/mutate.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -99,7 +100,7 @@ TEST_CASE("safetensors: scalars and empty tensors") {
 
 TEST_CASE("safetensors: golden files open, with every byte theirs") {
   for (const char* name : {"/tiny-flash/golden.safetensors", "/ops/ops.safetensors"}) {
-    const Safetensors file(std::string(DS4_TEST_DATA) + name);
+    const Safetensors file(ds4::test::data(name));
     CHECK(file.tensors().size() > 50);
   }
 }
@@ -274,8 +275,8 @@ class Sharded {
 };
 
 TEST_CASE("checkpoint: one file, names of transformers under the release's") {
-  const auto checkpoint = Checkpoint::open(DS4_TEST_DATA "/tiny-flash");
-  CHECK(checkpoint.path() == DS4_TEST_DATA "/tiny-flash");
+  const auto checkpoint = Checkpoint::open(ds4::test::data("/tiny-flash"));
+  CHECK(checkpoint.path() == ds4::test::data("/tiny-flash"));
   CHECK(checkpoint.tensors().size() == 359);
   const ds4::StoredTensor* embed = checkpoint.find("embed.weight");
   REQUIRE(embed != nullptr);
@@ -288,7 +289,7 @@ TEST_CASE("checkpoint: one file, names of transformers under the release's") {
 }
 
 TEST_CASE("checkpoint: shards") {
-  const auto checkpoint = Checkpoint::open(DS4_TEST_DATA "/quant");
+  const auto checkpoint = Checkpoint::open(ds4::test::data("/quant"));
   CHECK(checkpoint.tensors().size() == 367);
   CHECK(checkpoint.find("mtp.0.norm.weight")->file->path().filename() ==
         "model-00002-of-00002.safetensors");

@@ -10,11 +10,12 @@
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config/config_json.hpp>
 #include <support/golden.hpp>
+#include <support/paths.hpp>
 
 TEST_CASE("tensor_list: names and shapes are those of every checkpoint here") {
   for (const std::filesystem::path& folder :
        {ds4::test::data_dir("tiny-flash"), ds4::test::data_dir("tiny-pro-yarn"),
-        ds4::test::data_dir("quant"), std::filesystem::path(DS4_MODELS) / "austen"}) {
+        ds4::test::data_dir("quant"), std::filesystem::path(ds4::test::models("/austen"))}) {
     CAPTURE(folder.string());
     const ds4::ConfigValues config = ds4::read_config(folder / "config.json");
     const ds4::Checkpoint checkpoint = ds4::Checkpoint::open(folder);

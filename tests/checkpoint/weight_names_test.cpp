@@ -6,6 +6,7 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/weight_names.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -28,7 +29,7 @@ TEST_CASE("weight names: transformers' are renamed to the release's") {
 
 TEST_CASE("weight names: the release's stay, and renaming twice changes nothing") {
   for (const char* folder : {"/tiny-flash", "/tiny-pro-yarn", "/quant"}) {
-    const auto checkpoint = ds4::Checkpoint::open(std::string(DS4_TEST_DATA) + folder);
+    const auto checkpoint = ds4::Checkpoint::open(ds4::test::data(folder));
     for (const auto& tensor : checkpoint.tensors()) {
       CHECK(canonical_name(tensor.name) == tensor.name);
       if (tensor.where().find("/quant/") != std::string::npos) {

@@ -2,8 +2,6 @@
 // has turns, the model is models/austen with a tokenizer in which frequent tokens take the place of
 // </think> and of the end of a turn, so that most answers have reasoning and end. Where one ends
 // depends on how the instruction set rounds: no test may need an answer to end by itself.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +28,7 @@
 #include <ds4/state/session.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -47,7 +46,7 @@ using Austen = ds4::Model<ds4::models::austen, ds4::Simd>;
 
 namespace fs = std::filesystem;
 
-const std::string kAusten = DS4_MODELS "/austen";
+const std::string kAusten = ds4::test::models("/austen");
 const std::string kPlainNote =
     "ds4: chat: the model has no <think>, </think>, so it continues your messages as plain text\n";
 
@@ -145,7 +144,7 @@ class Terminal {
       argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     ::setenv("TERM", "xterm", 1);
-    ::execv(DS4_PROGRAM, argv.data());
+    ::execv(ds4::test::program_file().c_str(), argv.data());
     std::_Exit(127);
   }
   Terminal(const Terminal&) = delete;
@@ -486,5 +485,3 @@ TEST_CASE("run: a session continues in another process") {
   CHECK(unwritable.code == 1);
   CHECK(contains(unwritable.err, "no/file: cannot create: "));
 }
-
-#endif  // DS4_PROGRAM

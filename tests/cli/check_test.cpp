@@ -1,6 +1,4 @@
 // Tests of ds4 check as scripts use it: exit codes, texts and JSON.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cstddef>
 #include <string>
@@ -11,6 +9,7 @@
 
 #include <support/checkpoint_copy.hpp>
 #include <support/files.hpp>
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -18,7 +17,7 @@ namespace {
 using namespace ds4::test::program;
 using Json = nlohmann::json;
 
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
 
 /// Runs ds4 check, which has to find something: a report, and one line on standard error.
 Result failing(const std::vector<std::string>& arguments, std::string_view line) {
@@ -101,8 +100,7 @@ TEST_CASE("program: check finds what another checkpoint has otherwise") {
 
   failing({"check", "--model", kTinyFlash, "--tolerance", "1e-9"},
           "past the tolerance: layer 0 attn_hc.");
-  Result other = ds4_program({"check", "--model", kTinyFlash, "--against", DS4_MODELS "/austen"});
+  Result other =
+      ds4_program({"check", "--model", kTinyFlash, "--against", ds4::test::models("/austen")});
   check_fails(other, 1, "ds4: --against: vocab_size: found 2048, expected 256 as in --model\n");
 }
-
-#endif  // DS4_PROGRAM

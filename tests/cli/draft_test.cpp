@@ -1,7 +1,5 @@
 // Tests of --draft and --mtp as scripts use them: the multi-token-prediction layer of
 // models/austen.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +13,7 @@
 
 #include <ds4/decode/sampler.hpp>
 #include <support/golden.hpp>
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -22,8 +21,8 @@ namespace {
 using namespace ds4::test::program;
 using Json = nlohmann::json;
 
-const std::string kAusten = DS4_MODELS "/austen";
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
+const std::string kAusten = ds4::test::models("/austen");
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
 const std::string kPrompt = "It is a truth universally acknowledged";
 
 Result run(const std::vector<std::string>& options) {
@@ -120,7 +119,7 @@ TEST_CASE("program: a checkpoint without the layer works without drafts, and say
 
 TEST_CASE("program: logits --mtp, whatever the chunks, and the agreement that perplexity finds") {
   const TempDir dir;
-  const std::string heldout = read(DS4_TEST_DATA "/austen/heldout.txt");
+  const std::string heldout = read(ds4::test::data("/austen/heldout.txt"));
   const std::string text = heldout.substr(0, heldout.find(' ', 6000));
   const Json ids =
       Json::parse(ds4_program({"tokenize", "--tokenizer", kAusten}, Json{text}.dump()).out)[0];
@@ -166,8 +165,8 @@ TEST_CASE("program: logits --mtp, whatever the chunks, and the agreement that pe
 TEST_CASE("program: bench --draft compares decoding with and without, and passes of 1 to 4") {
   for (const std::string draft : {"2", "auto"}) {
     const Result result =
-        ds4_program({"bench", "--text-file", DS4_TEST_DATA "/austen/heldout.txt", "--prompt", "100",
-                     "--decode", "40", "--repetitions", "2", "--draft", draft, "--json"});
+        ds4_program({"bench", "--text-file", ds4::test::data("/austen/heldout.txt"), "--prompt",
+                     "100", "--decode", "40", "--repetitions", "2", "--draft", draft, "--json"});
     REQUIRE(result.code == 0);
     const Json json = Json::parse(result.out);
     CHECK(json["draft"]["decode_tokens_per_s"].get<double>() > 0.0);
@@ -213,5 +212,3 @@ TEST_CASE("program: chat --draft answers as without") {
 }
 
 }  // namespace
-
-#endif

@@ -1,7 +1,5 @@
 // What the program says when something is wrong: one line, exit code 1 (2 for bad usage), and no
 // partial output; for every verb to which it applies.
-#ifdef DS4_PROGRAM
-
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -23,8 +22,8 @@ using namespace ds4::test::program;
 using Arguments = std::vector<std::string>;
 using Json = nlohmann::json;
 
-const std::string kAusten = DS4_MODELS "/austen";
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
+const std::string kAusten = ds4::test::models("/austen");
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
 
 Arguments operator+(Arguments a, const Arguments& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -319,7 +318,7 @@ TEST_CASE("errors: more tokens than the context has room for") {
     check_fails(ds4_program(arguments), 1, part);
   };
   const std::string most = "expected at most max_position_embeddings 16384\n";
-  fails({"run", "--prompt-file", DS4_TEST_DATA "/austen/heldout.txt"}, " tokens, " + most);
+  fails({"run", "--prompt-file", ds4::test::data("/austen/heldout.txt")}, " tokens, " + most);
   const std::string tokens = dir.write("t.json", Json{std::vector<int>(16385, 1)}.dump());
   fails({"logits", "--model", kTinyFlash, "--tokens", tokens, "--out", dir / "out"},
         "t.json: sequence 0: found 16385 tokens, " + most);
@@ -462,5 +461,3 @@ TEST_CASE("errors: flags that contradict each other, and values out of range") {
                 std::string("see ds4 ") + verb + " --help\n");
   }
 }
-
-#endif  // DS4_PROGRAM

@@ -1,6 +1,4 @@
 // Tests of what the ds4 program shows: trace, draw, routes, attend, and bench/plot.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdlib>
@@ -13,6 +11,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
+#include <support/paths.hpp>
 #include <support/program.hpp>
 #include <support/xml.hpp>
 
@@ -23,8 +22,8 @@ using namespace ds4::test::program;
 using Elements = std::vector<ds4::test::XmlElement>;
 using Json = nlohmann::json;
 
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
-const std::string kNarrowFlash = DS4_TEST_DATA "/narrow-flash/config.json";
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
+const std::string kNarrowFlash = ds4::test::data("/narrow-flash/config.json");
 
 /// `count` token ids as a token file.
 std::string tokens_json(std::size_t count) {
@@ -243,8 +242,8 @@ TEST_CASE("pictures: routes counts every layer's experts") {
   // A text, and a name that XML has to escape.
   fs::create_directory(dir / "a&b");
   dir.write("text", "She was not at all afraid of him, and said so.");
-  REQUIRE(ds4_program({"routes", "--model", DS4_MODELS "/austen", "--text-file", dir / "text",
-                       "--out", dir / "a&b/text.svg"})
+  REQUIRE(ds4_program({"routes", "--model", ds4::test::models("/austen"), "--text-file",
+                       dir / "text", "--out", dir / "a&b/text.svg"})
               .code == 0);
   CHECK(count_class(check_picture(dir / "a&b/text.svg", dir), "layer") == 7);
 
@@ -262,7 +261,7 @@ TEST_CASE("pictures: routes counts every layer's experts") {
   fails({"--tokens", dir.write("t.json", "[[1]]"), "--out", empty / "no/such"},
         "no/such: cannot create: ");
   fails({"--text-file", dir / "text", "--out", empty / "o"}, "tokenizer.json: ");
-  check_fails(ds4_program({"routes", "--model", DS4_MODELS "/austen", "--text-file",
+  check_fails(ds4_program({"routes", "--model", ds4::test::models("/austen"), "--text-file",
                            dir.write("none", ""), "--out", empty / "o"}),
               1, "none: found no tokens, expected at least one");
   CHECK(empty.is_empty());
@@ -326,13 +325,14 @@ TEST_CASE("pictures: bench/plot draws what the benchmarks give") {
   }
   const TempDir dir;
   const auto plot = [&](const std::string& result) {
-    const Result drawn = shell("'" DS4_PLOT "' '" + result + "' '" + dir / "plot.svg" + "'");
+    const Result drawn =
+        shell("'" + ds4::test::plot_file() + "' '" + result + "' '" + dir / "plot.svg" + "'");
     INFO(drawn.err);
     REQUIRE(drawn.code == 0);
     return check_picture(dir / "plot.svg", dir);
   };
   // Of ds4_bench --benchmark_out_format=csv: two operations on two backends, and limits.
-  const Elements bars = plot(DS4_TEST_DATA "/bench/sample.csv");
+  const Elements bars = plot(ds4::test::data("/bench/sample.csv"));
   CHECK(has_text(bars, "Nearer to the limit of memory"));
   CHECK(has_text(bars, "Nearer to the limit of arithmetic"));
 
@@ -345,13 +345,11 @@ TEST_CASE("pictures: bench/plot draws what the benchmarks give") {
   const auto points = std::ranges::count(curves, "circle", &ds4::test::XmlElement::name);
   CHECK(points == 4);  // time and memory of two contexts
 
-  const Result wrong = shell("'" DS4_PLOT "' '" + dir.write("wrong", "no benchmark") + "' '" +
-                             dir / "wrong.svg" + "'");
+  const Result wrong = shell("'" + ds4::test::plot_file() + "' '" +
+                             dir.write("wrong", "no benchmark") + "' '" + dir / "wrong.svg" + "'");
   CHECK(wrong.code == 1);
   CHECK(std::ranges::count(wrong.err, '\n') == 1);
   CHECK(!fs::exists(dir / "wrong.svg"));
 }
 
 }  // namespace
-
-#endif  // DS4_PROGRAM

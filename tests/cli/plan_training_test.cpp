@@ -1,6 +1,4 @@
 // Tests of ds4 plan --train. See tests/cli/program_test.cpp.
-#ifdef DS4_PROGRAM
-
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -8,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -62,8 +61,8 @@ TEST_CASE("plan --train: several devices, two-byte values, one policy") {
 }
 
 TEST_CASE("plan --train: as text") {
-  const Result result = ds4_program(
-      {"plan", DS4_TEST_DATA "/tiny-flash", "--train", "--context", "64", "--recompute", "pair"});
+  const Result result = ds4_program({"plan", ds4::test::data("/tiny-flash"), "--train", "--context",
+                                     "64", "--recompute", "pair"});
   CHECK(result.code == 0);
   CHECK(result.out.starts_with("training        "));
   CHECK(contains(result.out, "GB of a device "));
@@ -84,12 +83,10 @@ TEST_CASE("plan --train: what does not fit") {
         "ds4: devices: found 8, expected data * experts * pipeline = 2 * 1 * 1 = 2\n");
   fails({"plan", "flash", "--train", "--experts", "3"}, 1,
         "ds4: experts: found 3, expected a divisor of n_routed_experts 256\n");
-  fails({"plan", DS4_TEST_DATA "/odd", "--train"}, 1,
+  fails({"plan", ds4::test::data("/odd"), "--train"}, 1,
         "ds4: CONFIG: found a configuration that is not compiled in, expected for --train one of "
         "flash, pro, ");
   fails({"plan", "flash", "--devices", "8"}, 2, "--devices requires --train");
   fails({"plan", "flash", "--train", "--bandwidth", "8"}, 2, "--bandwidth");
   fails({"plan", "flash", "--train", "--recompute", "all of it"}, 2, "--recompute");
 }
-
-#endif  // DS4_PROGRAM

@@ -1,7 +1,5 @@
 // Tests of the ds4 program as scripts use it: exit codes, texts and files. DS4_PROGRAM is the path
 // of a build that also has the model tests/data/tiny-flash; without it there is nothing to test.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -20,6 +18,7 @@
 
 #include <support/compare.hpp>
 #include <support/golden.hpp>
+#include <support/paths.hpp>
 #include <support/program.hpp>
 
 namespace {
@@ -29,8 +28,8 @@ using namespace ds4::test::program;
 using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;
 
-const std::string kAusten = DS4_MODELS "/austen";
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
+const std::string kAusten = ds4::test::models("/austen");
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
 
 /// Of a standard deviation of about 1.5; the library's own tests are stricter.
 constexpr double kTolerance = 1.5e-4;
@@ -220,7 +219,7 @@ TEST_CASE("program: the perplexity of the held-out text is the reference figure"
   // with the model is what both backends have found.
   for (const std::string backend : {"reference", "simd"}) {
     std::vector<std::string> arguments{
-        "perplexity", "--model", kAusten,   "--text-file", DS4_TEST_DATA "/austen/heldout.txt",
+        "perplexity", "--model", kAusten,   "--text-file", ds4::test::data("/austen/heldout.txt"),
         "--context",  "512",     "--exact", "--backend",   backend};
     if (backend == "simd") arguments.emplace_back("--mtp");
     const Result result = ds4_program(arguments);
@@ -287,7 +286,7 @@ TEST_CASE("program: perplexity agrees with the logits") {
 }
 
 TEST_CASE("program: tokenize and detokenize") {
-  const Json cases = Json::parse(read(DS4_TEST_DATA "/tokenizer/cases.json"))["cases"];
+  const Json cases = Json::parse(read(ds4::test::data("/tokenizer/cases.json")))["cases"];
   Json texts = Json::array();
   Json ids = Json::array();
   Json decoded = Json::array();
@@ -296,7 +295,7 @@ TEST_CASE("program: tokenize and detokenize") {
     ids.push_back(item["ids"]);
     decoded.push_back(item["decoded"]);
   }
-  const std::string folder = DS4_TEST_DATA "/tokenizer";
+  const std::string folder = ds4::test::data("/tokenizer");
   const Result forth = ds4_program({"tokenize", "--tokenizer", folder}, texts.dump());
   CHECK(forth.code == 0);
   CHECK(forth.err.empty());
@@ -335,13 +334,13 @@ TEST_CASE("program: inspect") {
     CHECK(contains(austen.out, part));
   }
   // Packed FP4 holds two parameters to a byte, scales are none: 4557817 by the configuration.
-  const Result quant = ds4_program({"inspect", DS4_TEST_DATA "/quant"});
+  const Result quant = ds4_program({"inspect", ds4::test::data("/quant")});
   CHECK(quant.code == 0);
   CHECK(contains(quant.out, "parameters: 4557817 "));
   CHECK(contains(quant.out, "prediction: 1072197 "));
   CHECK(contains(quant.out, "this program runs it: no; the nearest model, "));
-  CHECK(contains(quant.out, "\nto add it: cmake -B build -DDS4_MODEL_CONFIGS=\"" DS4_TEST_DATA
-                            "/quant/config.json\"\n"));
+  CHECK(contains(quant.out, "\nto add it: cmake -B build -DDS4_MODEL_CONFIGS=\"" +
+                                ds4::test::data("/quant/config.json") + "\"\n"));
   check_fails(ds4_program({"inspect", "/no/such/folder"}), 1,
               "/no/such/folder/config.json: cannot open: ");
 }
@@ -367,7 +366,7 @@ TEST_CASE("program: inspect finds drafters, suffixes and what keeps a model from
 }
 
 TEST_CASE("program: a model that is not compiled in") {
-  const std::string folder = DS4_TEST_DATA "/tiny-pro-yarn";
+  const std::string folder = ds4::test::data("/tiny-pro-yarn");
   const Result result = ds4_program({"run", "--model", folder});
   check_fails(result, 1, folder + "/config.json: no compiled-in model has this configuration");
   CHECK(contains(result.err,
@@ -542,8 +541,9 @@ TEST_CASE("program: convert stores a checkpoint in another format, and tells the
 
 TEST_CASE("program: convert keeps every parameter of the release's fixture") {
   const TempDir dir;
-  CHECK(ds4_program({"convert", DS4_TEST_DATA "/quant", "--format", "bf16", "--out", dir / "bf16"})
-            .code == 0);
+  CHECK(
+      ds4_program({"convert", ds4::test::data("/quant"), "--format", "bf16", "--out", dir / "bf16"})
+          .code == 0);
   const Result inspect = ds4_program({"inspect", dir / "bf16"});
   CHECK(contains(inspect.out, "parameters: 4557817 "));
   CHECK(contains(inspect.out, "prediction: 1072197 "));
@@ -722,5 +722,3 @@ TEST_CASE("program: help and version") {
 }
 
 }  // namespace
-
-#endif  // DS4_PROGRAM

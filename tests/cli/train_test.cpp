@@ -1,6 +1,4 @@
 // Tests of ds4 train and ds4 gradients as scripts use them.
-#ifdef DS4_PROGRAM
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -13,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <support/golden.hpp>
+#include <support/paths.hpp>
 #include <support/program.hpp>
 #include <support/xml.hpp>
 
@@ -21,9 +20,9 @@ namespace {
 using namespace ds4::test::program;
 using ds4::test::Golden;
 
-const std::string kAusten = DS4_MODELS "/austen";
-const std::string kTinyFlash = DS4_TEST_DATA "/tiny-flash";
-const std::string kText = DS4_TEST_DATA "/austen/heldout.txt";
+const std::string kAusten = ds4::test::models("/austen");
+const std::string kTinyFlash = ds4::test::data("/tiny-flash");
+const std::string kText = ds4::test::data("/austen/heldout.txt");
 
 /// A short run of the default model's configuration, without --out.
 std::vector<std::string> train(const std::vector<std::string>& more) {
@@ -177,5 +176,3 @@ TEST_CASE("program: train says what is wrong with its input") {
               1, "expected a configuration that is compiled in for training");
   CHECK(!std::filesystem::exists(out));
 }
-
-#endif

@@ -10,6 +10,7 @@
 #include <ds4/models/quant_config.hpp>
 #include <ds4/models/tiny_flash_config.hpp>
 #include <ds4/models/tiny_pro_yarn_config.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -26,14 +27,14 @@ void check_same(const std::string& folder, const std::string& name) {
 }
 
 TEST_CASE("add_model: generated configurations equal what read_config reads") {
-  check_same<ds4::models::tiny_flash>(DS4_TEST_DATA "/tiny-flash", "tiny_flash");
-  check_same<ds4::models::tiny_pro_yarn>(DS4_TEST_DATA "/tiny-pro-yarn", "tiny_pro_yarn");
-  check_same<ds4::models::quant>(DS4_TEST_DATA "/quant", "quant");
-  check_same<ds4::models::austen>(DS4_MODELS "/austen", "austen");
+  check_same<ds4::models::tiny_flash>(ds4::test::data("/tiny-flash"), "tiny_flash");
+  check_same<ds4::models::tiny_pro_yarn>(ds4::test::data("/tiny-pro-yarn"), "tiny_pro_yarn");
+  check_same<ds4::models::quant>(ds4::test::data("/quant"), "quant");
+  check_same<ds4::models::austen>(ds4::test::models("/austen"), "austen");
 }
 
 TEST_CASE("add_model: the comparison sees another model") {
-  CHECK_FALSE(compare(ds4::read_config(DS4_TEST_DATA "/quant/config.json"),
+  CHECK_FALSE(compare(ds4::read_config(ds4::test::data("/quant/config.json")),
                       ds4::config_values<ds4::models::austen>())
                   .empty());
 }

@@ -16,6 +16,7 @@
 #include <support/files.hpp>
 #include <support/golden.hpp>
 #include <support/mutate.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -24,8 +25,10 @@ using ds4::test::error_text;
 using Json = nlohmann::json;
 using Ratios = std::vector<std::size_t>;
 
-Json release() { return ds4::detail::read_json(DS4_TEST_DATA "/quant/config.json"); }
-Json transformers() { return ds4::detail::read_json(DS4_TEST_DATA "/tiny-pro-yarn/config.json"); }
+Json release() { return ds4::detail::read_json(ds4::test::data("/quant/config.json")); }
+Json transformers() {
+  return ds4::detail::read_json(ds4::test::data("/tiny-pro-yarn/config.json"));
+}
 
 ConfigValues read(const Json& json) { return ds4::detail::config_from_json("file", json); }
 
@@ -36,7 +39,7 @@ doctest::String error_with(Json json, const char* path, Json value) {
 }
 
 TEST_CASE("config.json: the release's form") {
-  const ConfigValues values = ds4::read_config(DS4_TEST_DATA "/quant/config.json");
+  const ConfigValues values = ds4::read_config(ds4::test::data("/quant/config.json"));
   CHECK(values.vocab_size == 512);
   CHECK(values.qk_rope_head_dim == 32);
   CHECK(values.num_hash_layers == 2);
@@ -57,7 +60,7 @@ TEST_CASE("config.json: transformers' form") {
   CHECK(yarn.compress_ratios == Ratios{128, 128, 4, 128, 4});
   CHECK(yarn.num_hash_layers == 3);
   CHECK(yarn.rope_scaling == ds4::RopeScaling{16, 64, 32, 1});
-  const ConfigValues plain = ds4::read_config(DS4_TEST_DATA "/tiny-flash/config.json");
+  const ConfigValues plain = ds4::read_config(ds4::test::data("/tiny-flash/config.json"));
   CHECK(plain.compress_ratios == Ratios{0, 0, 4, 128, 4, 128, 4});
   CHECK(plain.rope_scaling == ds4::RopeScaling{});
   CHECK(plain.compress_rope_theta == 160000);

@@ -20,12 +20,13 @@
 #include <ds4/model.hpp>
 #include <ds4/models/austen.hpp>
 #include <ds4/text/tokenizer.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
 using Austen = ds4::Model<ds4::models::austen, ds4::Simd>;
 
-const std::string kDir = std::string(DS4_MODELS) + "/austen";
+const std::string kDir = ds4::test::models("/austen");
 
 // One thread: tests run beside each other.
 Austen austen() { return Austen::load(kDir, ds4::Simd({.threads = 1})); }

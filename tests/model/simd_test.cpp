@@ -27,6 +27,7 @@
 #include <support/compare.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -162,7 +163,7 @@ TEST_CASE("simd: BF16 activations stay close") {
 TEST_CASE("simd: BF16 activations choose the same tokens of the held-out text") {
   // A trained model: its logits are sure enough that rounding seldom changes the largest one.
   using Model = ds4::Model<ds4::models::austen, ds4::Simd>;
-  const std::string dir = std::string(DS4_MODELS) + "/austen";
+  const std::string dir = ds4::test::models("/austen");
   const auto tokenizer = ds4::Tokenizer::load(dir);
   const std::vector<std::int32_t> ids =
       tokenizer.encode(ds4::test::content_of(ds4::test::data_dir("austen") / "heldout.txt"));

@@ -11,11 +11,12 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
+#include <support/paths.hpp>
 
 namespace ds4::test {
 
 inline std::filesystem::path data_dir(const std::string& name) {
-  return std::filesystem::path(DS4_TEST_DATA) / name;
+  return std::filesystem::path(data()) / name;
 }
 
 /// The tensors of one safetensors file by name.

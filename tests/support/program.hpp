@@ -1,4 +1,4 @@
-// The ds4 program as scripts use it. DS4_PROGRAM is the path of a build for tests.
+// The ds4 program as scripts use it. See program_file().
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,8 @@
 #include <doctest/doctest.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <support/paths.hpp>
 
 namespace ds4::test::program {
 
@@ -56,7 +58,7 @@ struct Result {
 /// Runs a shell command line in which $ds4 is the program.
 inline Result shell(const std::string& command, std::string_view input = "") {
   const TempDir dir;
-  const std::string script = dir.write("script", "ds4='" DS4_PROGRAM "'\n" + command + "\n");
+  const std::string script = dir.write("script", "ds4='" + program_file() + "'\n" + command + "\n");
   const int status = std::system(("sh '" + script + "' <'" + dir.write("in", input) + "' >'" +
                                   dir / "out" + "' 2>'" + dir / "err" + "'")
                                      .c_str());

@@ -11,6 +11,7 @@
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
 #include <support/files.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -23,7 +24,7 @@ using ds4::test::error_text;
 using Ids = std::vector<std::int32_t>;
 
 const Tokenizer& deepseek() {
-  static const Tokenizer tokenizer = Tokenizer::load(DS4_TEST_DATA "/tokenizer");
+  static const Tokenizer tokenizer = Tokenizer::load(ds4::test::data("/tokenizer"));
   return tokenizer;
 }
 
@@ -154,7 +155,7 @@ TEST_CASE("chat encoding: chats that it has no form for") {
   CHECK(error({kQuestion, kAnswer, kAnswer}) == ("ds4: message 2" + std::string(behind)).c_str());
 
   // The model that comes with ds4 was not made to chat.
-  const Tokenizer austen = Tokenizer::load(DS4_MODELS "/austen");
+  const Tokenizer austen = Tokenizer::load(ds4::test::models("/austen"));
   CHECK(ds4::missing_chat_tokens(austen) == std::vector<std::string_view>{"<think>", "</think>"});
   CHECK(error_text([&] { ChatEncoding encoding(austen); }) ==
         "ds4: tokenizer: expected the tokens of the chat encoding, found no <think>, </think>");

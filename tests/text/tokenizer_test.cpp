@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/text/tokenizer.hpp>
+#include <support/paths.hpp>
 
 namespace {
 
@@ -28,13 +29,13 @@ using Ids = std::vector<std::int32_t>;
 using Json = nlohmann::json;
 
 const Tokenizer& deepseek() {
-  static const Tokenizer tokenizer = Tokenizer::load(DS4_TEST_DATA "/tokenizer");
+  static const Tokenizer tokenizer = Tokenizer::load(ds4::test::data("/tokenizer"));
   return tokenizer;
 }
 
 const Json& cases() {
   static const Json json =
-      Json::parse(std::ifstream(DS4_TEST_DATA "/tokenizer/cases.json", std::ios::binary));
+      Json::parse(std::ifstream(ds4::test::data("/tokenizer/cases.json"), std::ios::binary));
   return json;
 }
 
@@ -383,7 +384,7 @@ TEST_CASE("tokenizer: regexes split in sequence, each piece on its own") {
 TEST_CASE("tokenizer: a regular expression without JIT, beyond the JIT's stack and beyond limits") {
   // Where the JIT is missing, or its stack too small, the interpreter has to take over.
   Json file =
-      Json::parse(std::ifstream(DS4_TEST_DATA "/tokenizer/tokenizer.json", std::ios::binary));
+      Json::parse(std::ifstream(ds4::test::data("/tokenizer/tokenizer.json"), std::ios::binary));
   for (Json& step : file["pre_tokenizer"]["pretokenizers"]) {
     if (!step.contains("pattern")) continue;
     auto& regex = step["pattern"]["Regex"].get_ref<std::string&>();
@@ -417,7 +418,7 @@ TEST_CASE("tokenizer: a regular expression without JIT, beyond the JIT's stack a
 }
 
 TEST_CASE("tokenizer: the austen model's file") {
-  const Tokenizer austen = Tokenizer::load(DS4_MODELS "/austen/tokenizer.json");
+  const Tokenizer austen = Tokenizer::load(ds4::test::models("/austen/tokenizer.json"));
   CHECK(austen.vocab_size() == 2048);
   CHECK(austen.token_to_id("<｜User｜>") == 3);
   const std::string text = "It is a truth universally acknowledged.";
@@ -451,8 +452,9 @@ TEST_CASE("tokenizer: files that are no JSON") {
   CHECK(load_error_text(small_file().dump()) == "no error");
   CHECK(error_of([] { Tokenizer::load("no_such_file"); }) ==
         "ds4: no_such_file: cannot open: No such file or directory");
-  CHECK(error_of([] { Tokenizer::load(DS4_MODELS); }) ==
-        "ds4: " DS4_MODELS "/tokenizer.json: cannot open: No such file or directory");
+  CHECK(error_of([] { Tokenizer::load(ds4::test::models()); }) ==
+        "ds4: " + ds4::test::models("/tokenizer.json") +
+            ": cannot open: No such file or directory");
   CHECK(error_of([] { Tokenizer::load("no\nsuch file"); }) ==
         "ds4: no\\x0asuch file: cannot open: No such file or directory");
   CHECK(load_error_text("") == "expected data, found an empty file");

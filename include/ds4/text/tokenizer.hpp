@@ -24,9 +24,15 @@
 #include <ds4/text/bpe.hpp>
 #include <ds4/text/byte_level.hpp>
 #include <ds4/text/split_regex.hpp>
-#include <ds4/text/tokenizer_file.hpp>
 
 namespace ds4::inline v0_1 {
+
+namespace detail {
+
+struct TokenizerFile;
+class TokenizerFileReader;
+
+}  // namespace detail
 
 /// Byte-level BPE as tokenizer.json describes it. A value: copies are independent. All queries are
 /// const and write to nothing shared, so threads may use one object at the same time.
@@ -133,221 +139,8 @@ class StreamDecoder {
   std::string held_;
 };
 
-/// One call of encode(): the working memory and the steps from text to ids.
-class Tokenizer::Encoder {
- public:
-  /// Working memory for a text of this size.
-  Encoder(const Tokenizer& tokenizer, std::size_t text_size)
-      : tokenizer_(tokenizer), scratch_(text_size), merger_(tokenizer.merges_) {}
-
-  /// The ids of the text.
-  std::vector<std::int32_t> run(std::string_view text, AddedTokens added) {
-    text_ = subject_ = text;
-    // Differs: for PCRE2 \s includes U+180E, which Unicode has not counted as a space since 6.3 and
-    // the reference does not. The regexes see U+200B in its place, equal in size and category.
-    for (std::size_t at = 0; (at = text.find("\xE1\xA0\x8E", at)) != std::string_view::npos;
-         at += 3) {
-      if (altered_.empty()) altered_ = text;
-      altered_.replace(at, 3, "\xE2\x80\x8B");
-      subject_ = altered_;
-    }
-    if (added == AddedTokens::as_text) {
-      if (!text.empty()) split(subject_, 0);
-      return std::move(out_);
-    }
-    const auto token = [&](std::int32_t id) { out_.push_back(id); };
-    tokenizer_.raw_tokens_.cut(text, token, [&](std::string_view gap) {
-      tokenizer_.normalized_tokens_.cut(gap, token, [&](std::string_view rest) {
-        split(subject_.substr(offset(rest, text_), rest.size()), 0);
-      });
-    });
-    return std::move(out_);
-  }
-
- private:
-  static std::size_t offset(std::string_view part, std::string_view whole) {
-    return static_cast<std::size_t>(part.data() - whole.data());
-  }
-
-  void split(std::string_view part, std::size_t level) {
-    if (level == tokenizer_.splits_.size()) {
-      return piece(text_.substr(offset(part, subject_), part.size()));
-    }
-    tokenizer_.splits_[level].split(part, scratch_,
-                                    [&](std::string_view next) { split(next, level + 1); });
-  }
-
-  void piece(std::string_view text) {
-    if (tokenizer_.ignore_merges_) {
-      spelling_.clear();
-      detail::append_spelling(spelling_, text);
-      if (const auto id = tokenizer_.token_to_id(spelling_)) return out_.push_back(*id);
-    }
-    bytes_.clear();
-    for (const char c : text) {
-      bytes_.push_back(tokenizer_.byte_ids_[static_cast<unsigned char>(c)]);
-    }
-    merger_.merge(bytes_, out_);
-  }
-
-  const Tokenizer& tokenizer_;
-  detail::RegexScratch scratch_;
-  detail::Merger merger_;
-  std::string_view text_;     // what is encoded
-  std::string_view subject_;  // what the regexes see, of equal size
-  std::string altered_;
-  std::string spelling_;
-  std::vector<std::int32_t> bytes_;
-  std::vector<std::int32_t> out_;
-};
-
-inline std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
-  return encode(text, AddedTokens::as_ids);
-}
-
-inline std::vector<std::int32_t> Tokenizer::encode_plain(std::string_view text) const {
-  return encode(text, AddedTokens::as_text);
-}
-
-inline std::vector<std::int32_t> Tokenizer::encode(std::string_view text, AddedTokens added) const {
-  if (text.size() > std::numeric_limits<std::uint32_t>::max() / 3) {  // U+FFFD takes 3 bytes
-    throw Error("encode", "expected a text below 1.4 GB, found one of " +
-                              std::to_string(text.size()) + " bytes");
-  }
-  std::string repaired;
-  if (detail::utf8_valid_length(text) != text.size()) {
-    detail::append_utf8(repaired, text);
-    text = repaired;
-  }
-  return Encoder(*this, text.size()).run(text, added);
-}
-
-inline std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {
-  std::string bytes;
-  for (const std::int32_t id : ids) {
-    const Token& next = token(id);
-    if (!(skip_special && next.special)) bytes += next.bytes;
-  }
-  if (detail::utf8_valid_length(bytes) == bytes.size()) return bytes;
-  std::string out;
-  detail::append_utf8(out, bytes);
-  return out;
-}
-
-inline const std::string& Tokenizer::token_bytes(std::int32_t id) const { return token(id).bytes; }
-
-inline bool Tokenizer::is_special(std::int32_t id) const { return token(id).special; }
-
-inline std::optional<std::int32_t> Tokenizer::token_to_id(std::string_view content) const {
-  const auto found = ids_.find(content);
-  if (found == ids_.end()) return std::nullopt;
-  return found->second;
-}
-
-inline const Tokenizer::Token& Tokenizer::token(std::int32_t id) const {
-  // A negative id is huge as an unsigned one.
-  const auto index = static_cast<std::size_t>(static_cast<std::uint32_t>(id));
-  if (index >= tokens_.size() || tokens_[index].bytes.empty()) {
-    throw Error("token id", "expected the id of a token, below " + std::to_string(vocab_size()) +
-                                ", found " + std::to_string(id));
-  }
-  return tokens_[index];
-}
-
-inline Tokenizer Tokenizer::load(const std::filesystem::path& dir_or_file) {
-  std::error_code ignored;
-  const bool is_dir = std::filesystem::is_directory(dir_or_file, ignored);
-  const detail::TokenizerFileReader reader(is_dir ? dir_or_file / "tokenizer.json" : dir_or_file);
-  const detail::TokenizerFile file = reader.read();
-  Tokenizer out;
-  out.add_vocab(file, reader);
-  out.add_merges(file, reader);
-  out.add_added_tokens(file, reader);
-  for (std::size_t i = 0; i < file.split_patterns.size(); ++i) {
-    const std::string field =
-        "pre_tokenizer.pretokenizers[" + std::to_string(i) + "].pattern.Regex";
-    out.splits_.emplace_back(file.split_patterns[i], reader.file(), field);
-  }
-  out.ignore_merges_ = file.ignore_merges;
-  return out;
-}
-
-inline void Tokenizer::add_vocab(const detail::TokenizerFile& file,
-                                 const detail::TokenizerFileReader& reader) {
-  // Once, to the size that it takes in the end: a single large id makes a large table.
-  std::size_t size = 0;
-  const auto grow = [&](std::int32_t id) {
-    size = std::max(size, static_cast<std::size_t>(id) + 1);
-  };
-  for (const auto& [spelling, id] : file.vocab) grow(id);
-  for (const detail::AddedToken& added : file.added_tokens) grow(added.id);
-  tokens_.resize(size);
-  ids_.reserve(file.vocab.size() + file.added_tokens.size());
-  for (const auto& [spelling, id] : file.vocab) {
-    const auto index = static_cast<std::size_t>(id);
-    if (!tokens_[index].bytes.empty()) {
-      reader.refuse("model.vocab[" + reader.quote(spelling) + "]", "an id of its own",
-                    std::to_string(id) + " a second time");
-    }
-    tokens_[index].bytes = detail::unspell(spelling);
-    ids_.emplace(spelling, id);
-  }
-  // With these, every text has ids.
-  for (std::size_t b = 0; b < 256; ++b) {
-    const char byte = static_cast<char>(b);
-    std::string spelling;
-    detail::append_spelling(spelling, {&byte, 1});
-    const auto id = token_to_id(spelling);
-    if (!id) reader.refuse("model.vocab", "a token for each byte", "none for " + std::to_string(b));
-    byte_ids_[b] = *id;
-  }
-}
-
-inline void Tokenizer::add_merges(const detail::TokenizerFile& file,
-                                  const detail::TokenizerFileReader& reader) {
-  const auto field = [](std::size_t rank) { return "model.merges[" + std::to_string(rank) + "]"; };
-  std::vector<detail::Merge> merges;
-  merges.reserve(file.merges.size());
-  for (const auto& [left, right] : file.merges) {
-    const auto find = [&](const std::string& spelling) {
-      const auto id = token_to_id(spelling);
-      if (id) return *id;
-      reader.refuse(field(merges.size()), "tokens of the vocabulary", reader.quote(spelling));
-    };
-    merges.push_back({find(left), find(right), find(left + right)});
-  }
-  merges_ = detail::MergeTable(std::move(merges), tokens_.size());
-  if (const auto rank = merges_.duplicate()) {
-    reader.refuse(field(*rank), "a new pair", "one that an earlier merge has");
-  }
-}
-
-inline void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
-                                        const detail::TokenizerFileReader& reader) {
-  std::vector<detail::AddedTokenFinder::Entry> raw;
-  std::vector<detail::AddedTokenFinder::Entry> normalized;
-  std::unordered_set<std::string_view> contents;
-  for (std::size_t i = 0; i < file.added_tokens.size(); ++i) {
-    const detail::AddedToken& added = file.added_tokens[i];
-    const std::string field = "added_tokens[" + std::to_string(i) + "]";
-    if (!contents.insert(added.content).second) {
-      reader.refuse(field + ".content", "each token once", reader.quote(added.content) + " twice");
-    }
-    const auto index = static_cast<std::size_t>(added.id);
-    // A token may stand in both lists, then with one id.
-    const auto known = ids_.find(added.content);
-    if (known == ids_.end() ? !tokens_[index].bytes.empty() : known->second != added.id) {
-      reader.refuse(field + ".id", "the id of " + reader.quote(added.content) + " alone",
-                    std::to_string(added.id));
-    }
-    // Differs: for a token of this list alone the reference reads the content as a spelling.
-    if (known == ids_.end()) tokens_[index].bytes = added.content;
-    tokens_[index].special = added.special;
-    ids_.emplace(added.content, added.id);
-    (added.normalized ? normalized : raw).emplace_back(added.content, added.id);
-  }
-  raw_tokens_ = detail::AddedTokenFinder(std::move(raw));
-  normalized_tokens_ = detail::AddedTokenFinder(std::move(normalized));
-}
-
 }  // namespace ds4::inline v0_1
+
+#ifndef DS4_COMPILED
+#include <ds4/text/tokenizer_definitions.hpp>
+#endif

@@ -1,0 +1,6 @@
+// The functions of ds4 that are no templates, compiled once; see ds4/core/linkage.hpp.
+#include <ds4/checkpoint/checkpoint_writer_definitions.hpp>
+#include <ds4/checkpoint/convert_definitions.hpp>
+#include <ds4/checkpoint/safetensors_definitions.hpp>
+#include <ds4/kernels/reference/linear_definitions.hpp>
+#include <ds4/text/tokenizer_definitions.hpp>
