@@ -7,16 +7,16 @@
 
 namespace ds4::inline v0_1::simd {
 
-/// Those of inference, and those for training beside them.
-struct AllKernels : Kernels {
-  const TrainingKernels* training;  ///< of the same instruction set
+/// Those of inference, and those for training, of the same instruction set.
+struct AllKernels {
+  const Kernels* inference;
+  const TrainingKernels* training;
 };
 
 /// Those of instruction set A. A translation unit that names it must be compiled with A's flags.
 template <class A>
-const AllKernels& all_kernels() {
-  static const AllKernels tables{kernels<A>(), &training_kernels<A>()};
-  return tables;
+AllKernels all_kernels() {
+  return {&kernels<A>(), &training_kernels<A>()};
 }
 
 }  // namespace ds4::inline v0_1::simd

@@ -153,7 +153,7 @@ inline std::size_t attention_scratch(const AttentionShape& shape) {
   return (2 * kPointerValues + 2 * kDotRows<A>)*score_stride<A>(most_keys<A>(shape));
 }
 template <class A>
-inline AttentionScratch attention_scratch(const AttentionShape& shape, float* memory) {
+inline AttentionScratch cut_scratch(const AttentionShape& shape, float* memory) {
   const std::size_t stride = score_stride<A>(most_keys<A>(shape));
   AttentionScratch scratch;
   scratch.stride = stride;
@@ -215,7 +215,7 @@ template <class A>
 inline void attend(float* out, float* received, const float* q, const float* sink,
                    const float* window, const float* entries, const std::int32_t* picks,
                    const AttentionShape& shape, std::size_t begin, std::size_t end, float* memory) {
-  const AttentionScratch scratch = attention_scratch<A>(shape, memory);
+  const AttentionScratch scratch = cut_scratch<A>(shape, memory);
   const std::size_t d = shape.d;
   for (std::size_t t = begin; t < end; ++t) {
     std::size_t count = 0;
@@ -258,7 +258,7 @@ inline void attend_backward(float* dq, float* dsink, const KeyGradients& dkeys, 
                             const float* entries, const std::int32_t* picks,
                             const AttentionShape& shape, std::size_t begin, std::size_t end,
                             float* memory) {
-  const AttentionScratch scratch = attention_scratch<A>(shape, memory);
+  const AttentionScratch scratch = cut_scratch<A>(shape, memory);
   const std::size_t d = shape.d;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (std::size_t t = begin; t < end; ++t) {

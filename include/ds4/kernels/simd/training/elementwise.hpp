@@ -53,7 +53,7 @@ inline void swiglu(float* y, const float* gate, const float* up, std::size_t n, 
 }
 
 /// Its gradients: dgate, dup += from dy. `Set`: they are replaced.
-template <class A, bool Set>
+template <class A, bool Set = false>
 inline void swiglu_backward(float* dgate, float* dup, const float* dy, const float* gate,
                             const float* up, std::size_t n, float limit) {
   const Batch<A> top = splat<A>(limit);
@@ -156,7 +156,7 @@ inline void add_rows(float* y, const float* x, const std::int32_t* rows, std::si
 
 /// y[i, :] = the sum over n < copies of scale[i, n] x[i, n, :] for the rows [begin, end); a null
 /// scale is 1. `Add`: y += it.
-template <class A, bool Add>
+template <class A, bool Add = false>
 inline void sum_copies(float* y, const float* x, const float* scale, std::size_t copies,
                        std::size_t width, std::size_t begin, std::size_t end) {
   constexpr std::size_t kUsual = 4;  // streams
@@ -173,6 +173,13 @@ inline void sum_copies(float* y, const float* x, const float* scale, std::size_t
       });
     }
   });
+}
+
+/// y += what sum_copies gives.
+template <class A>
+inline void add_copies(float* y, const float* x, const float* scale, std::size_t copies,
+                       std::size_t width, std::size_t begin, std::size_t end) {
+  sum_copies<A, true>(y, x, scale, copies, width, begin, end);
 }
 
 /// X[s, n, :] += y[s, :] for the tokens [begin, end).
