@@ -111,7 +111,7 @@ class Model {
   /// multi-token-prediction layer) and the first made from the state, the others from the layer's
   /// own output. Fewer where the context ends, and none if the state does not keep drafts for long
   /// enough (see State::keep_drafts). What the state has taken in stays as it is. Throws ds4::Error
-  /// if the model has no such layer, or for an id outside the vocabulary. Source: model.md 9.
+  /// if the model has no such layer, or for an id outside the vocabulary. Source: model.md 9.2.
   template <class Choose>
   std::vector<std::int32_t> draft(State& state, std::int32_t next, std::size_t count,
                                   Choose&& choose);

@@ -97,7 +97,7 @@ static_assert(ds4::RopeScaling{}.factor == 1.0, "no scaling unless stated");
 static_assert(ds4::CompressRates{} == ds4::CompressRates{4, 128});
 static_assert(ds4::CompressRates{} != ds4::CompressRates{128, 4});
 
-/// The fields that both models share, model.md section 1, last row.
+/// The fields that both models share, model.md 1.
 template <class C>
 void check_common() {
   CHECK(C::vocab_size == 129280);

@@ -62,7 +62,7 @@ constexpr bool has_release_pairs() {
          std::is_same_v<decltype(Pair::csa), Kind<4, kLearned>>;
 }
 
-// Flash and Pro: a prefix of three hash-routed layers, then 20 or 29 pairs, model.md section 1.
+// Flash and Pro: a prefix of three hash-routed layers, then 20 or 29 pairs, model.md 1.1.
 static_assert(ds4::schedule<Flash>() == Schedule{3, 20, 0});
 static_assert(
     std::is_same_v<Prefix<Flash>, std::tuple<Kind<0, kHash>, Kind<0, kHash>, Kind<4, kHash>>>);
@@ -250,7 +250,7 @@ TEST_CASE("layer sequence: copies are independent") {
 }
 
 TEST_CASE("layer sequence: the released models have the parameters they state") {
-  // model.md section 11: parameters without the hash tables, and of the extra layer.
+  // model.md 11: parameters without the hash tables, and of the extra layer.
   const Counter flash = main_weights<Flash>();
   CHECK(flash.parameters == 284'332'240'471);
   CHECK(flash.table_entries == 3 * 129280 * 6);

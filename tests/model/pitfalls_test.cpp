@@ -1,4 +1,4 @@
-// The mistakes that other implementations made, model.md section 13: one test each, named after the
+// The mistakes that other implementations made, model.md 13: one test each, named after the
 // mistake, which fails where it is made. (Memory of the indexer, item 5, is a matter of backends.)
 #include <algorithm>
 #include <array>

@@ -18,7 +18,7 @@ namespace ds4::inline v0_1 {
 /// The F8_E8M0 code of the scale of a block whose largest magnitude is the finite `amax`: the
 /// release's rule 2^ceil(log2(amax / largest)), where `dtype` is F8_E4M3 (largest 448) or I8,
 /// packed FP4 (6). Exact: amax = 448 * 2^k gives 2^k. None is below 2^-127, and a block of zeros,
-/// or of what rounds to zero even at that scale, has the scale 1. Source: model.md 7 and 10.
+/// or of what rounds to zero even at that scale, has the scale 1. Source: model.md 7.3.
 constexpr std::uint8_t block_scale(float amax, DType dtype) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(amax);
   // 448 is 1.75 * 2^8 and 6 is 1.5 * 2^2: the exponents differ by 8 or 2, and by one less where the

@@ -19,7 +19,7 @@ namespace ds4::inline v0_1 {
 enum class StorageFormat : std::uint8_t {
   f32,      ///< F32
   bf16,     ///< BF16
-  release,  ///< routed experts in FP4, most others in FP8, some in BF16. Source: model.md 7
+  release,  ///< routed experts in FP4, most others in FP8, some in BF16. Source: model.md 7.2
 };
 
 /// How tensors of one role are stored: their type and, where they have scales, the values that

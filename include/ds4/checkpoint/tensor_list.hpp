@@ -104,7 +104,7 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
 }  // namespace detail
 
 /// The tensors of a checkpoint of this configuration, in the release's names, without scales; the
-/// multi-token-prediction layer's as well if the configuration has one. Source: model.md 7.
+/// multi-token-prediction layer's as well if the configuration has one. Source: model.md 7.1.
 inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
   std::vector<TensorInfo> list;
   const std::size_t D = c.hidden_size;

@@ -9,7 +9,7 @@
 namespace ds4::inline v0_1 {
 
 /// The release's name of a tensor, given either layout's: "model.layers.0.attn.norm.weight" is
-/// "layers.0.attn.kv_norm.weight". Names of the release come back unchanged. Source: model.md 7.
+/// "layers.0.attn.kv_norm.weight". Names of the release come back unchanged. Source: model.md 7.1.
 inline std::string canonical_name(std::string_view name) {
   if (name.starts_with("model.")) name.remove_prefix(6);
   std::string result(name);

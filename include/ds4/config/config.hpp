@@ -11,14 +11,14 @@
 
 namespace ds4::inline v0_1 {
 
-/// The three kinds of attention, model.md section 5.
+/// The three kinds of attention. Source: model.md 5.
 enum class AttentionKind : std::uint8_t {
   sliding,  ///< the window alone
   csa,      ///< compressed sparse attention: overlapping windows and an indexer
   hca,      ///< heavily compressed attention: every compressed entry
 };
 
-/// How a layer picks its experts, model.md section 6.
+/// How a layer picks its experts. Source: model.md 6.1.
 enum class RouterKind : std::uint8_t {
   hash,     ///< a table from token id to experts
   learned,  ///< top-k of the router's scores plus bias
@@ -35,6 +35,7 @@ constexpr std::string_view name_of(RouterKind kind) {
 ///@}
 
 /// YaRN interpolation of the compress rotary table (config.json: rope_scaling). factor 1 is none.
+/// Source: model.md 4.3.
 struct RopeScaling {
   ///@{
   /// Fields of rope_scaling, by their names.
@@ -136,7 +137,7 @@ struct ReleaseConfig {
 
 }  // namespace detail
 
-/// DeepSeek-V4-Flash: 284 G parameters, 13 G active per token.
+/// DeepSeek-V4-Flash: 284 G parameters, 13 G active per token. Source: model.md 1.
 struct Flash : detail::ReleaseConfig {
   ///@{
   /// See ModelConfig.
@@ -155,7 +156,7 @@ struct Flash : detail::ReleaseConfig {
   ///@}
 };
 
-/// DeepSeek-V4-Pro: 1.6 T parameters, 49 G active per token.
+/// DeepSeek-V4-Pro: 1.6 T parameters, 49 G active per token. Source: model.md 1.
 struct Pro : detail::ReleaseConfig {
   ///@{
   /// See ModelConfig.
@@ -268,7 +269,7 @@ consteval bool ratios_have_kinds() {
 }  // namespace check
 
 /// True for a consistent configuration; otherwise the program does not compile and the message
-/// names the fields and their values. Source: model.md sections 1 and 5.
+/// names the fields and their values. Source: model.md 1.2.
 template <ModelConfig C>
 consteval bool checked_config() {
   check::nothing_is_empty<C::vocab_size, C::hidden_size, C::num_hidden_layers, C::head_dim,

@@ -473,8 +473,8 @@ inline ConfigValues config_from_json(std::string_view where, const nlohmann::jso
 /// are bos_token_id, eos_token_id, num_nextn_predict_layers (absent: 0), rope_scaling (absent or
 /// null: none) and, beside compress_ratios, compress_rates. Throws one ds4::Error that names all
 /// fields that are missing, of another type, contradictory or of a value that ds4 does not support;
-/// then all that do not fit together, as checked_config() says of a type. Source: model.md
-/// section 1.
+/// then all that do not fit together, as checked_config() says of a type.
+/// Source: model.md 1.
 inline ConfigValues read_config(const std::filesystem::path& config_json_file) {
   constexpr std::size_t kMaxBytes = 1 << 20;
   const nlohmann::json root = detail::read_json(config_json_file, kMaxBytes);

@@ -13,7 +13,7 @@ namespace ds4::inline v0_1 {
 
 /// A matrix [rows, cols] as a checkpoint stores it: a view of mapped memory, sizes at run time.
 /// F8_E4M3 has one scale per 128 x 128 block; I8 holds FP4, two elements to a byte (the low nibble
-/// first), with one scale per 32 columns of a row; the others have no scales. Source: model.md 7.
+/// first), with one scale per 32 columns of a row; the others have no scales. Source: model.md 7.2.
 struct StoredMatrix {
   ///@{
   /// Values to a scale: rows and columns in FP8, columns in FP4.

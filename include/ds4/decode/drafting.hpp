@@ -23,7 +23,7 @@ namespace ds4::inline v0_1 {
 ///
 /// At temperature 0 the tokens are those that decoding one by one gives; above, they have the same
 /// distribution (Sampler::judge). What was drafted in vain leaves nothing in the state. Throws as
-/// Model::prefill and Sampler do.
+/// Model::prefill and Sampler do. Source: model.md 9.2.
 template <ModelConfig C, Backend B>
 std::vector<std::int32_t> decode_with_drafts(
     Model<C, B>& model, State<C, B>& state, std::int32_t id, Sampler& sampler, DraftLength& length,

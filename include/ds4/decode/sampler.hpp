@@ -101,7 +101,8 @@ class Sampler {
   /// draft with probability min(1, p(drafted) / q(drafted)), and otherwise another one, drawn in
   /// proportion to max(p - q, 0). So tokens have the distribution p that operator() draws from,
   /// whatever q is. Throws Error like argmax(), and if there are not V probabilities or the draft
-  /// is none that they allow. Source: Leviathan et al., arXiv 2211.17192, theorem 3.5.
+  /// is none that they allow. Source: model.md 9.3; Leviathan et al., arXiv
+  /// 2211.17192, theorem 3.5.
   std::int32_t judge(std::span<const float> logits, std::int32_t drafted,
                      std::span<const double> q) {
     const std::size_t best = detail::checked_argmax(logits);

@@ -9,8 +9,8 @@
 
 namespace ds4::inline v0_1 {
 
-/// Settings of AdamW. Source: Loshchilov and Hutter, arXiv 1711.05101; the values of arXiv
-/// 2606.19348.
+/// Settings of AdamW. Source: model.md 16.2; Loshchilov and Hutter, arXiv 1711.05101; the values of
+/// arXiv 2606.19348.
 struct AdamWOptions {
   double learning_rate = 1e-3;  ///< of this step
   double beta1 = 0.9;           ///< what is kept of the mean gradient from step to step

@@ -13,7 +13,7 @@
 
 namespace ds4::inline v0_1 {
 
-/// Settings of Muon. Source: arXiv 2606.19348.
+/// Settings of Muon. Source: model.md 16.3; arXiv 2606.19348.
 struct MuonOptions {
   double learning_rate = 1e-3;  ///< of this step
   double momentum = 0.95;       ///< what is kept of the gradients' sum from step to step

@@ -81,6 +81,7 @@ namespace ds4::inline v0_1::ops {
 // backend's Scalar, with or without const. Inputs reach the backend as const views.
 
 /// x[s, n, :] = embed[ids[s], :] for every stream n. embed [V, D]; x [S, N, D]. ids are below V.
+/// Source: model.md 2.
 template <class B, class T, std::size_t N, std::size_t D, class W>
 void embed(B& backend, RowsView<T, N, D> x, std::span<const typename B::Index> ids,
            const W& embed) {
@@ -140,7 +141,7 @@ void linear(B& backend, RowsView<Y, N> y, RowsView<X, K> x, const W& w) {
 }
 
 /// Block-diagonal product: y[s, g, :] = w[g * N + (0 .. N-1), :] x[s, g, :]. x [S, G, K];
-/// w [G * N, K]; y [S, G, N].
+/// w [G * N, K]; y [S, G, N]. Source: model.md 5.
 template <class B, class Y, class X, std::size_t G, std::size_t N, std::size_t GX, std::size_t K,
           class W>
 void grouped_linear(B& backend, RowsView<Y, G, N> y, RowsView<X, GX, K> x, const W& w) {
@@ -152,6 +153,7 @@ void grouped_linear(B& backend, RowsView<Y, G, N> y, RowsView<X, GX, K> x, const
 }
 
 /// y = weight * x / sqrt(mean(x^2) + eps) over the last axis. x, y [S, K]; weight [K]. y may be x.
+/// Source: model.md 2.1.
 template <class B, class Y, class X, std::size_t K, std::size_t KX, class P>
 void rms_norm(B& backend, RowsView<Y, K> y, RowsView<X, KX> x, const P& weight, double eps) {
   static_assert(KX == K, "ds4::rms_norm: x is [S, K] and y is [S, K]; K must agree");
@@ -160,7 +162,7 @@ void rms_norm(B& backend, RowsView<Y, K> y, RowsView<X, KX> x, const P& weight, 
   backend.rms_norm(y, x.as_const(), weight, eps);
 }
 
-/// The unweighted norm over the last axis of [S, ..., K]. y may be x.
+/// The unweighted norm over the last axis of [S, ..., K]. y may be x. Source: model.md 2.1.
 template <class B, class Y, class X, std::size_t... E>
 void rms_norm(B& backend, RowsView<Y, E...> y, RowsView<X, E...> x, double eps) {
   assert(y.extent(0) == x.extent(0));
@@ -168,6 +170,7 @@ void rms_norm(B& backend, RowsView<Y, E...> y, RowsView<X, E...> x, double eps) 
 }
 
 /// Fills a rotary table whose row i is for position first + i * step: angles position * inv_freq.
+/// Source: model.md 4.1.
 template <class B, class T, std::size_t Pairs>
 void rotary_table(B& backend, const RotaryTable<T, Pairs>& table, std::size_t first,
                   std::size_t step, const std::array<double, Pairs>& inv_freq) {
@@ -179,6 +182,7 @@ void rotary_table(B& backend, const RotaryTable<T, Pairs>& table, std::size_t fi
 enum class Rotation : std::uint8_t { forward, inverse };
 
 /// Rotates the last 2 * Pairs values of each head in place. x [S, H, d]; table [S, Pairs].
+/// Source: model.md 4.1.
 template <class B, class T, std::size_t H, std::size_t d, std::size_t Pairs>
 void rotate(B& backend, RowsView<T, H, d> x, const RotaryTable<T, Pairs>& table,
             Rotation direction = Rotation::forward) {
@@ -188,7 +192,7 @@ void rotate(B& backend, RowsView<T, H, d> x, const RotaryTable<T, Pairs>& table,
 }
 
 /// From u [S, (2+N)N]: the input weights pre [S, N] of the streams, and post [S, N] and comb
-/// [S, N, N] after `iters` Sinkhorn rounds. base [(2+N)N]; scale [3].
+/// [S, N, N] after `iters` Sinkhorn rounds. base [(2+N)N]; scale [3]. Source: model.md 3.1 and 3.2.
 template <class B, class T, class X, std::size_t N, std::size_t U, class Base, class Scale>
 void hyper_connection_weights(B& backend, RowsView<T, N> pre, RowsView<T, N> post,
                               RowsView<T, N, N> comb, RowsView<X, U> u, const Base& base,
@@ -200,6 +204,7 @@ void hyper_connection_weights(B& backend, RowsView<T, N> pre, RowsView<T, N> pos
 }
 
 /// From u [S, N]: the input weights pre [S, N] of the final collapse. base [N]; scale [1].
+/// Source: model.md 3.4.
 template <class B, class T, class X, std::size_t N, class Base, class Scale>
 void hyper_head_weights(B& backend, RowsView<T, N> pre, RowsView<X, N> u, const Base& base,
                         const Scale& scale, double eps) {
@@ -208,14 +213,14 @@ void hyper_head_weights(B& backend, RowsView<T, N> pre, RowsView<X, N> u, const 
   backend.hyper_head_weights(pre, u.as_const(), base, scale, eps);
 }
 
-/// c[s, :] = sum_n pre[s, n] * X[s, n, :]. X [S, N, D]; pre [S, N]; c [S, D].
+/// c[s, :] = sum_n pre[s, n] * X[s, n, :]. X [S, N, D]; pre [S, N]; c [S, D]. Source: model.md 3.1.
 template <class B, class T, class X, class P, std::size_t N, std::size_t D>
 void collapse_streams(B& backend, RowsView<T, D> c, RowsView<X, N, D> streams, RowsView<P, N> pre) {
   backend.collapse_streams(c, streams.as_const(), pre.as_const());
 }
 
 /// X[n, :] <- post[n] * y + sum_j comb[j, n] * X[j, :] for every token, in place: comb is read
-/// transposed. X [S, N, D]; post [S, N]; comb [S, N, N]; y [S, D].
+/// transposed. X [S, N, D]; post [S, N]; comb [S, N, N]; y [S, D]. Source: model.md 3.3.
 template <class B, class T, class P, class M, class Y, std::size_t N, std::size_t D>
 void mix_streams(B& backend, RowsView<T, N, D> streams, RowsView<P, N> post, RowsView<M, N, N> comb,
                  RowsView<Y, D> y) {
@@ -225,6 +230,7 @@ void mix_streams(B& backend, RowsView<T, N, D> streams, RowsView<P, N> post, Row
 /// The compressed entries first, first + 1, ... of a compressor, pooled from its projections of
 /// the tokens, neither normed nor rotated. entries [n, Width]; kv, gate logs of rows
 /// [Projected]; ape [Ratio, Projected]; Projected is 2 * Width where windows overlap.
+/// Source: model.md 5.1 and 5.2.
 template <std::size_t Ratio, bool Overlapping, class B, class T, std::size_t Width, class Log,
           class P>
 void pool_entries(B& backend, RowsView<T, Width> entries, std::size_t first, const Log& kv,
@@ -237,6 +243,7 @@ void pool_entries(B& backend, RowsView<T, Width> entries, std::size_t first, con
 
 /// The lightning indexer's choice for each query among the entries w < (t + 1) / Ratio: picks
 /// [S, index_topk], -1 for none. q [S, nI, dI]; weights [S, nI]; one log of keys [dI] per segment.
+/// Source: model.md 5.2.
 template <std::size_t Ratio, class B, class I, class X, class Z, std::size_t TopK, std::size_t nI,
           std::size_t dI, class Log>
 void pick_entries(B& backend, RowsView<I, TopK> picks, RowsView<X, nI, dI> q,
@@ -249,7 +256,7 @@ void pick_entries(B& backend, RowsView<I, TopK> picks, RowsView<X, nI, dI> q,
 
 /// Attention of each query over its last W window rows and the entries that its kind of layer
 /// shows it: none, its picks, or all w < (t + 1) / Ratio. q, out [S, H, d]; sink [H]; picks
-/// [S, TopK], no rows unless Kind is csa; one source per segment.
+/// [S, TopK], no rows unless Kind is csa; one source per segment. Source: model.md 5.
 template <AttentionKind Kind, std::size_t Ratio, std::size_t W, class B, class T, class X, class I,
           std::size_t H, std::size_t d, std::size_t TopK, class P, class Source>
 void attend(B& backend, RowsView<T, H, d> out, RowsView<X, H, d> q, const P& sink,
@@ -263,6 +270,7 @@ void attend(B& backend, RowsView<T, H, d> out, RowsView<X, H, d> q, const P& sin
 }
 
 /// Experts by table: experts[s, :] = tid2eid[ids[s], :], weights from the scores. logits [S, E].
+/// Source: model.md 6.1.
 template <class B, class I, class T, class X, std::size_t E, std::size_t k, class Table>
 void route_by_hash(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
                    RowsView<X, E> logits, std::span<const typename B::Index> ids,
@@ -272,6 +280,7 @@ void route_by_hash(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
 }
 
 /// Experts by score: the k of the largest sqrt(softplus(logit)) + bias; the bias only selects.
+/// Source: model.md 6.1.
 template <class B, class I, class T, class X, std::size_t E, std::size_t k, class P>
 void route_by_score(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
                     RowsView<X, E> logits, const P& bias, double scale) {
@@ -279,7 +288,7 @@ void route_by_score(B& backend, RowsView<I, k> experts, RowsView<T, k> weights,
   backend.route_by_score(experts, weights, logits.as_const(), bias, scale);
 }
 
-/// y[s, :] = sum_i weights[s, i] * expert_{picks[s, i]}(x[s, :]). x, y [S, D].
+/// y[s, :] = sum_i weights[s, i] * expert_{picks[s, i]}(x[s, :]). x, y [S, D]. Source: model.md 6.
 template <class B, class Y, class X, class I, class P, std::size_t D, std::size_t k, class Experts>
 void routed_experts(B& backend, RowsView<Y, D> y, RowsView<X, D> x, RowsView<I, k> picks,
                     RowsView<P, k> weights, const Experts& experts, double limit) {
@@ -289,6 +298,7 @@ void routed_experts(B& backend, RowsView<Y, D> y, RowsView<X, D> x, RowsView<I, 
 }
 
 /// gate <- silu(min(gate, limit)) * clamp(up, -limit, limit). gate, up [S, F].
+/// Source: model.md 6.2.
 template <class B, class T, class X, std::size_t F>
 void swiglu(B& backend, RowsView<T, F> gate, RowsView<X, F> up, double limit) {
   assert(gate.extent(0) == up.extent(0));
@@ -302,7 +312,7 @@ void add(B& backend, RowsView<T, D> y, RowsView<X, D> x) {
   backend.add(y, x.as_const());
 }
 
-/// X[s, n, :] += y[s, :] for every stream n. X [S, N, D]; y [S, D].
+/// X[s, n, :] += y[s, :] for every stream n. X [S, N, D]; y [S, D]. Source: model.md 9.1.
 template <class B, class T, class Y, std::size_t N, std::size_t D>
 void add_to_streams(B& backend, RowsView<T, N, D> streams, RowsView<Y, D> y) {
   assert(streams.extent(0) == y.extent(0));

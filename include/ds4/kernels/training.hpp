@@ -8,9 +8,9 @@
 
 namespace ds4::inline v0_1 {
 
-/// Attention within one sequence from its first token on, by the symbols of model.md: query t sees
-/// the rows t - W + 1 .. t of the window, and of the entries those that its kind of layer shows it:
-/// none, its picks, or all w < (t + 1) / ratio. `keys` is how many entries there are.
+/// Attention within one sequence from its first token on, by the symbols of model.md 0: query t
+/// sees the rows t - W + 1 .. t of the window, and of the entries those that its kind of layer
+/// shows it: none, its picks, or all w < (t + 1) / ratio. `keys` is how many entries there are.
 struct AttentionShape {
   ///@{
   /// See above.
@@ -41,7 +41,7 @@ struct PoolShape {
 /// The lightning indexer within one sequence: query t sees the entries w < (t + 1) / ratio.
 struct IndexShape {
   ///@{
-  /// By the symbols of model.md.
+  /// By the symbols of model.md 0.
   std::size_t S;
   std::size_t nI;
   std::size_t dI;
@@ -53,7 +53,7 @@ struct IndexShape {
 /// The routed experts of one pass.
 struct ExpertShape {
   ///@{
-  /// By the symbols of model.md.
+  /// By the symbols of model.md 0.
   std::size_t S;
   std::size_t k;
   std::size_t E;

@@ -39,7 +39,7 @@ struct Absent {
 template <ModelConfig C, std::size_t Ratio, Backend B>
 struct Attention {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr AttentionKind kKind = attention_kind<C>(Ratio);
   static constexpr bool kCompressed = kKind != AttentionKind::sliding;
   static constexpr bool kIndexed = kKind == AttentionKind::csa;

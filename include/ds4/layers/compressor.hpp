@@ -17,7 +17,7 @@ template <ModelConfig C, std::size_t Width, std::size_t Ratio, bool Overlapping,
           class EntryLog = typename B::template KeyLog<Width>>
 struct Compressor {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kProjected = Overlapping ? 2 * Width : Width;
   using T = typename B::Element;

@@ -12,12 +12,12 @@
 namespace ds4::inline v0_1 {
 
 /// One layer's weights and its forward pass. Layers of one (Ratio, Router) share one type, so their
-/// code exists once. Source: model.md 2.
+/// code exists once. Source: model.md 2.2.
 template <ModelConfig C, std::size_t Ratio, RouterKind Router, Backend B>
 struct DecoderLayer {
   static_assert(checked_config<C>());
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t kCompressRatio = Ratio;
   static constexpr RouterKind kRouter = Router;
   static constexpr std::size_t N = C::hc_mult;

@@ -12,7 +12,7 @@ namespace ds4::inline v0_1 {
 template <ModelConfig C, Backend B>
 struct HyperConnection {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;
@@ -58,10 +58,11 @@ struct HyperConnection {
 };
 
 /// The collapse of the streams before the head: the `pre` part of a hyper-connection alone.
+/// Source: model.md 3.4.
 template <ModelConfig C, Backend B>
 struct HyperHead {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;

@@ -15,7 +15,7 @@ namespace ds4::inline v0_1 {
 template <ModelConfig C, std::size_t Ratio, Backend B>
 struct Indexer {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t nI = C::index_n_heads;
   static constexpr std::size_t dI = C::index_head_dim;

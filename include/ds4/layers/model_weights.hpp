@@ -14,7 +14,7 @@
 namespace ds4::inline v0_1 {
 
 /// Embedding, layers, final collapse and norm, head, and the multi-token-prediction layer if there
-/// is one. Source: model.md 2 and 7.
+/// is one. Source: model.md 2 and 7.1.
 template <ModelConfig C, Backend B>
 class ModelWeights {
   struct Layer {
@@ -24,7 +24,7 @@ class ModelWeights {
 
  public:
   ///@{
-  /// Sizes by the symbols of model.md.
+  /// Sizes by their symbols, model.md 0.
   static constexpr std::size_t V = C::vocab_size;
   static constexpr std::size_t D = C::hidden_size;
   ///@}

@@ -10,11 +10,11 @@
 
 namespace ds4::inline v0_1 {
 
-/// One expert: w2 (silu(min(w1 x, limit)) * clamp(w3 x, -limit, limit)). Source: model.md 6.
+/// One expert: w2 (silu(min(w1 x, limit)) * clamp(w3 x, -limit, limit)). Source: model.md 6.2.
 template <ModelConfig C, Backend B>
 struct Expert {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t F = C::moe_intermediate_size;
   ///@}
@@ -35,11 +35,11 @@ struct Expert {
 };
 
 /// The router: sqrt(softplus(x gate^T)) scores; the experts come from a table by token id (hash) or
-/// are the top k of score + bias (learned). Source: model.md 6; paper 2.1.
+/// are the top k of score + bias (learned). Source: model.md 6.1; paper 2.1.
 template <ModelConfig C, RouterKind Router, Backend B>
 struct Gate {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t E = C::n_routed_experts;
   static constexpr std::size_t k = C::num_experts_per_tok;
   ///@}
@@ -65,11 +65,11 @@ struct Gate {
   }
 };
 
-/// The feed-forward sublayer.
+/// The feed-forward sublayer. Source: model.md 6.
 template <ModelConfig C, RouterKind Router, Backend B>
 struct Moe {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t F = C::moe_intermediate_size;
   static constexpr std::size_t E = C::n_routed_experts;

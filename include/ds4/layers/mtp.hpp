@@ -16,11 +16,11 @@ namespace ds4::inline v0_1 {
 
 /// The extra layer that predicts the token after next: a sliding, learned-routed decoder layer
 /// between its own input projections and its own collapse. Its row t reads the residual streams of
-/// position t and the embedding of token t + 1. Source: model.md 9.
+/// position t and the embedding of token t + 1. Source: model.md 9.1.
 template <ModelConfig C, Backend B>
 struct MtpLayer {
   ///@{
-  /// Sizes by the symbols of model.md, and types.
+  /// Sizes by their symbols, model.md 0, and types.
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   using T = typename B::Element;

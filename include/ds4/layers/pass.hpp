@@ -77,6 +77,7 @@ RotaryTable<typename B::Element, C::qk_rope_head_dim / 2> rotary_of(
 }
 
 /// The tokens of one pass, S rows from one or more sequences, and the tables they share.
+/// Source: model.md 2.
 template <ModelConfig C, Backend B>
 struct Pass {
   ///@{

@@ -13,7 +13,7 @@ namespace ds4::inline v0_1 {
 
 /// Rotation per position of pair i, radians: theta^(-2i/r), interpolated by YaRN where `scaling`
 /// has a factor above 1. Kept in float64: an angle is position * inv_freq, and float32 is off by
-/// 2.5e-2 rad at position 1,048,575. Source: model.md 4.
+/// 2.5e-2 rad at position 1,048,575. Source: model.md 4.2 and 4.3.
 template <std::size_t r>
 std::array<double, r / 2> rotary_frequencies(double theta, const RopeScaling& scaling = {}) {
   std::array<double, r / 2> inv_freq{};
@@ -40,7 +40,7 @@ std::array<double, r / 2> rotary_frequencies(double theta, const RopeScaling& sc
 }
 
 /// The frequencies of a layer: rope_theta, unscaled, for sliding layers; compress_rope_theta with
-/// YaRN for everything in CSA and HCA layers.
+/// YaRN for everything in CSA and HCA layers. Source: model.md 4.2.
 template <ModelConfig C>
 std::array<double, C::qk_rope_head_dim / 2> rotary_frequencies(AttentionKind kind) {
   constexpr std::size_t r = C::qk_rope_head_dim;

@@ -25,7 +25,7 @@ namespace ds4::inline v0_1 {
 
 /// The decoding state of one sequence: a plain value. A copy continues independently of the
 /// original and shares its blocks until one of the two writes to them, where the backend's logs can
-/// (the SIMD backend's do). Source: model.md 5.3.
+/// (the SIMD backend's do). Source: model.md 5.3 and 5.4.
 template <ModelConfig C, Backend B>
 class State {
   struct LayerStates {

@@ -36,6 +36,7 @@ class TokenizerFileReader;
 
 /// Byte-level BPE as tokenizer.json describes it. A value: copies are independent. All queries are
 /// const and write to nothing shared, so threads may use one object at the same time.
+/// Source: model.md 8.
 class Tokenizer {
  public:
   /// Reads tokenizer.json, given itself or the folder that holds it. Throws Error that names the

@@ -17,6 +17,7 @@ namespace ds4::inline v0_1 {
 
 /// Random weights, a function of the seed: matrices of this standard deviation; norms and the mHC
 /// scales 1; sinks and all biases 0. Hash tables name random experts, each of a token's once.
+/// Source: model.md 18.
 template <class T>
 void initialise(TrainedWeights<T>& weights, std::uint64_t seed, double deviation = 0.02) {
   for (TrainedWeight<T>& weight : weights.list()) {

@@ -19,7 +19,7 @@ enum class Decay : std::uint8_t {
 };
 
 /// A learning rate that rises over the first steps on a line from 0 and falls to a share of its
-/// peak at the end of the run.
+/// peak at the end of the run. Source: model.md 16.6.
 struct LearningRate {
   double peak = 1e-3;             ///< the largest
   std::size_t warmup_steps = 20;  ///< steps of the rise

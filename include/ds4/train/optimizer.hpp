@@ -85,6 +85,7 @@ class Optimizer {
 
   /// Makes a step against the gradients of `weights`, the same that the constructor was given, and
   /// returns the norm of all gradients before clipping. Where that is not finite nothing is moved.
+  /// Source: model.md 16.
   template <class K>
   double step(K& kernels, std::span<TrainedWeight<T>> weights, double learning_rate);
 

@@ -18,7 +18,7 @@ namespace ds4::inline v0_1 {
 /// Packed documents cut into windows: a stream of tokens is read again and again, each time from
 /// another offset and in another order, in windows of context + 1 tokens of which each but the last
 /// predicts the next. Window number i is a function of the seed alone, so that a run can go on
-/// where another stopped.
+/// where another stopped. Source: model.md 18.
 class TokenWindows {
  public:
   /// Throws ds4::Error for fewer tokens than two windows take.

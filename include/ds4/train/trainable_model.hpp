@@ -30,6 +30,7 @@
 namespace ds4::inline v0_1 {
 
 /// Which activations a pass keeps until it goes back. The gradients are the same, bit for bit.
+/// Source: model.md 17.
 enum class Recompute : std::uint8_t {
   none,   ///< all of them
   layer,  ///< the streams before each layer; a layer runs a second time before it goes back
@@ -37,7 +38,7 @@ enum class Recompute : std::uint8_t {
 };
 
 /// What a pass over sequences is to add to the gradients. The mean over a batch is a weight of one
-/// by the number of what is counted in the whole batch.
+/// by the number of what is counted in the whole batch. Source: model.md 15.
 struct PassOptions {
   double prediction_weight = 1.0;         ///< of the cross-entropy of a prediction
   double mtp_weight = 0.0;                ///< of one of the multi-token-prediction layer; 0: none

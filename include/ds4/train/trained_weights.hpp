@@ -22,7 +22,8 @@
 
 namespace ds4::inline v0_1 {
 
-/// How a weight changes in a step. Source: arXiv 2606.19348, the split between Muon and AdamW.
+/// How a weight changes in a step. Source: model.md 16.1; arXiv 2606.19348, the split between Muon
+/// and AdamW.
 enum class UpdateRule : std::uint8_t {
   muon,   ///< a matrix; each expert's are their own
   adamw,  ///< embedding, head, norms, sinks, position biases, and the mHC biases and scales

@@ -18,7 +18,7 @@
 
 namespace ds4::inline v0_1 {
 
-/// Settings of a run. The losses' weights are those of arXiv 2606.19348.
+/// Settings of a run. The losses' weights are those of arXiv 2606.19348. Source: model.md 15.
 struct TrainerOptions {
   std::size_t batch = 6;               ///< sequences to a step
   std::size_t context = 512;           ///< predictions to a sequence

@@ -16,7 +16,7 @@ struct SinkSoftmax {
 };
 
 /// p[i] = exp(q . keys[i] / sqrt(d) - top), where top is the largest of these logits and the
-/// sink's.
+/// sink's. Source: model.md 5.
 template <class T>
 SinkSoftmax<T> sink_softmax(std::vector<T>& p, const T* q, T sink,
                             const std::vector<const T*>& keys, std::size_t d) {

@@ -17,6 +17,7 @@ struct PoolSlot {
 };
 
 /// out[c] = sum over slots of softmax(gate + ape)[c] * kv[c], the softmax per channel c < d.
+/// Source: model.md 5.1.
 template <class T>
 void pool(T* out, const std::vector<PoolSlot<T>>& slots, std::size_t d) {
   for (std::size_t c = 0; c < d; ++c) {

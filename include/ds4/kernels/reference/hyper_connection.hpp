@@ -42,7 +42,7 @@ void divide_by_sums(T* m, Lines lines, std::size_t N, T eps) {
 
 /// comb [N, N] from logits to (nearly) doubly stochastic, in place: softmax over rows plus eps, a
 /// division by column sums, then iters - 1 times rows and columns. It ends on columns, so columns
-/// sum to 1 and rows only nearly. Source: model.md 3.
+/// sum to 1 and rows only nearly. Source: model.md 3.2.
 template <class T>
 void sinkhorn(T* comb, std::size_t N, std::size_t iters, T eps) {
   softmax_rows(comb, N);
@@ -55,6 +55,7 @@ void sinkhorn(T* comb, std::size_t N, std::size_t iters, T eps) {
 }
 
 /// Splits u [S, (2+N)N] into the weights of one site: pre [S, N], post [S, N], comb [S, N, N].
+/// Source: model.md 3.1.
 template <class T>
 void hyper_connection_weights(T* pre, T* post, T* comb, const T* u, const T* base, const T* scale,
                               std::size_t S, std::size_t N, std::size_t iters, T eps) {
@@ -69,7 +70,8 @@ void hyper_connection_weights(T* pre, T* post, T* comb, const T* u, const T* bas
   }
 }
 
-/// pre [S, N] of the final collapse, hc_head: sigmoid(u * scale + base) + eps.
+/// pre [S, N] of the final collapse, hc_head: sigmoid(u * scale + base) + eps. Source:
+/// model.md 3.4.
 template <class T>
 void hyper_head_weights(T* pre, const T* u, const T* base, const T* scale, std::size_t S,
                         std::size_t N, T eps) {
@@ -78,7 +80,7 @@ void hyper_head_weights(T* pre, const T* u, const T* base, const T* scale, std::
   }
 }
 
-/// c[s, :] = sum_n pre[s, n] * X[s, n, :].
+/// c[s, :] = sum_n pre[s, n] * X[s, n, :]. Source: model.md 3.1.
 template <class T>
 void collapse_streams(T* c, const T* X, const T* pre, std::size_t S, std::size_t N, std::size_t D) {
   for (std::size_t s = 0; s < S; ++s) {
@@ -91,7 +93,7 @@ void collapse_streams(T* c, const T* X, const T* pre, std::size_t S, std::size_t
 }
 
 /// X[s, n, :] <- post[s, n] * y[s, :] + sum_j comb[s, j, n] * X[s, j, :], in place: comb is read
-/// transposed. old is scratch for the N values of one channel. Source: model.md 2.
+/// transposed. old is scratch for the N values of one channel. Source: model.md 3.3.
 template <class T>
 void mix_streams(T* X, const T* post, const T* comb, const T* y, T* old, std::size_t S,
                  std::size_t N, std::size_t D) {

@@ -29,7 +29,7 @@ void index_scores(T* score, const T* q, const T* weight, std::size_t n, std::siz
 }
 
 /// The `topk` entries of the largest score, best first, a tie to the lower entry; -1 fills the
-/// rest.
+/// rest. Source: model.md 5.2.
 template <class T>
 void top_entries(std::int32_t* picks, const std::vector<T>& score, std::size_t topk) {
   std::vector<std::int32_t> order(score.size());

@@ -15,7 +15,7 @@ void linear(T* y, std::size_t y_stride, const T* x, std::size_t x_stride, std::s
             const StoredMatrix& w, std::size_t row0, std::size_t outs);
 
 /// Block-diagonal product: group g of G reads x[s, g, :] [w.cols] and rows g*outs .. of w, and
-/// writes y[s, g, :] [outs]. Source: model.md 5, wo_a.
+/// writes y[s, g, :] [outs]. Source: model.md 5.
 template <class T>
 void grouped_linear(T* y, const T* x, std::size_t S, const StoredMatrix& w, std::size_t G) {
   const std::size_t outs = w.rows / G;

@@ -7,7 +7,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// y[i, :] = weight * x[i, :] / sqrt(mean(x[i, :]^2) + eps) for `rows` rows of n values; a null
-/// weight is the unweighted form. y may be x. Source: model.md, symbols.
+/// weight is the unweighted form. y may be x. Source: model.md 2.1.
 template <class T>
 void rms_norm(T* y, const T* x, const T* weight, std::size_t rows, std::size_t n, T eps) {
   for (std::size_t i = 0; i < rows; ++i, x += n, y += n) {

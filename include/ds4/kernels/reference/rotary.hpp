@@ -21,7 +21,7 @@ void rotary_table(T* cos, T* sin, std::size_t first, std::size_t step, std::size
 }
 
 /// Rotates the last 2 * pairs of each of the `heads` heads of d values of every token, in place, as
-/// interleaved pairs; `inverse` rotates back. Source: model.md 4.
+/// interleaved pairs; `inverse` rotates back. Source: model.md 4.1.
 template <class T>
 void rotate(T* x, const T* cos, const T* sin, std::size_t S, std::size_t heads, std::size_t d,
             std::size_t pairs, bool inverse) {

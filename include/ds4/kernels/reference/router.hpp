@@ -11,12 +11,14 @@
 namespace ds4::inline v0_1::reference {
 
 /// sqrt(softplus(x)) without overflow: softplus(x) = max(x, 0) + log1p(exp(-|x|)).
+/// Source: model.md 6.1.
 template <class T>
 T sqrt_softplus(T x) {
   return std::sqrt(std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x))));
 }
 
 /// The k experts of the largest score + bias, best first, a tie to the lower expert.
+/// Source: model.md 6.1.
 template <class T>
 void select_experts(std::int32_t* experts, const T* score, const T* bias, std::size_t E,
                     std::size_t k) {
@@ -32,6 +34,7 @@ void select_experts(std::int32_t* experts, const T* score, const T* bias, std::s
 }
 
 /// weights[i] = score[experts[i]] / (sum + 1e-20) * scale: the bias is in the choice alone.
+/// Source: model.md 6.1.
 template <class T>
 void expert_weights(T* weights, const std::int32_t* experts, const T* score, std::size_t k,
                     T scale) {

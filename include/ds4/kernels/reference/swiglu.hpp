@@ -8,7 +8,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// gate[i] <- silu(min(gate[i], limit)) * clamp(up[i], -limit, limit): the gate is clamped from
-/// above only. Source: model.md 6.
+/// above only. Source: model.md 6.2.
 template <class T>
 void swiglu(T* gate, const T* up, std::size_t n, T limit) {
   for (std::size_t i = 0; i < n; ++i) {

@@ -336,7 +336,7 @@ class ReferenceTraining {
   }
   /// The balance loss of one sequence, sum_e f_e P_e: f_e = E / (k S) times how often expert e was
   /// picked, a constant; P_e the mean of its share of a token's scores. Gradients of weight * loss
-  /// go to dlogits. Source: model.md 6; arXiv 2412.19437, eqs. 17 to 20.
+  /// go to dlogits. Source: model.md 15.3; arXiv 2412.19437, eqs. 17 to 20.
   double balance_loss(T* dlogits, const std::int32_t* experts, const T* logits, std::size_t S,
                       std::size_t E, std::size_t k, double weight) {
     return reference::balance_loss(dlogits, experts, logits, S, E, k, T(weight));

@@ -10,7 +10,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// Of one query's `attend`: from dout [H, d] to dq [H, d] +=, dsink [H] +=, and dkeys[i] [d] +=,
-/// each key's gradient as a key and as a value.
+/// each key's gradient as a key and as a value. Source: model.md 14.4.
 template <class T>
 void attend_backward(T* dq, T* dsink, const std::vector<T*>& dkeys, const T* dout, const T* q,
                      const T* sink, const std::vector<const T*>& keys, std::size_t H,

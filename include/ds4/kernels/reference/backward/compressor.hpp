@@ -19,7 +19,8 @@ struct PoolSlotGradient {
 };
 
 /// Of `pool`: from dout [d] to the gradients of every slot, +=. A token's projections have slots in
-/// its own window and, where windows overlap, in the next one; both add to its gradient.
+/// its own window and, where windows overlap, in the next one; both add to its gradient. Source:
+/// model.md 14.5.
 template <class T>
 void pool_backward(const std::vector<PoolSlotGradient<T>>& gradients, const T* dout,
                    const std::vector<PoolSlot<T>>& slots, std::size_t d) {

@@ -11,7 +11,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// Of `divide_by_sums`, m the matrix before it: replaces d [N, N], the gradient of its result, by
-/// that of m.
+/// that of m. Source: model.md 14.3.
 template <class T>
 void divide_by_sums_backward(T* d, const T* m, Lines lines, std::size_t N, T eps) {
   const std::size_t step = lines == Lines::rows ? N : 1;
@@ -31,7 +31,7 @@ void divide_by_sums_backward(T* d, const T* m, Lines lines, std::size_t N, T eps
 }
 
 /// Of `sinkhorn`, through all its rounds: replaces d [N, N], the gradient of its result, by that of
-/// the logits [N, N].
+/// the logits [N, N]. Source: model.md 14.3.
 template <class T>
 void sinkhorn_backward(T* d, const T* logits, std::size_t N, std::size_t iters, T eps) {
   std::vector<T> comb(logits, logits + N * N);
@@ -57,7 +57,7 @@ void sinkhorn_backward(T* d, const T* logits, std::size_t N, std::size_t iters, 
 }
 
 /// Of `hyper_connection_weights`: from the gradients dpre [S, N], dpost [S, N] and dcomb [S, N, N]
-/// to du [S, (2+N)N] +=, dbase [(2+N)N] += and dscale [3] +=.
+/// to du [S, (2+N)N] +=, dbase [(2+N)N] += and dscale [3] +=. Source: model.md 14.3.
 template <class T>
 void hyper_connection_weights_backward(T* du, T* dbase, T* dscale, const T* dpre, const T* dpost,
                                        const T* dcomb, const T* u, const T* base, const T* scale,
@@ -87,6 +87,7 @@ void hyper_connection_weights_backward(T* du, T* dbase, T* dscale, const T* dpre
 }
 
 /// Of `hyper_head_weights`: from dpre [S, N] to du [S, N] +=, dbase [N] += and dscale [1] +=.
+/// Source: model.md 14.3.
 template <class T>
 void hyper_head_weights_backward(T* du, T* dbase, T* dscale, const T* dpre, const T* u,
                                  const T* base, const T* scale, std::size_t S, std::size_t N) {
@@ -100,6 +101,7 @@ void hyper_head_weights_backward(T* du, T* dbase, T* dscale, const T* dpre, cons
 }
 
 /// Of `collapse_streams`: from dc [S, D] to dX [S, N, D] += and dpre [S, N] +=.
+/// Source: model.md 14.3.
 template <class T>
 void collapse_streams_backward(T* dX, T* dpre, const T* dc, const T* X, const T* pre, std::size_t S,
                                std::size_t N, std::size_t D) {
@@ -116,6 +118,7 @@ void collapse_streams_backward(T* dX, T* dpre, const T* dc, const T* X, const T*
 
 /// Of `mix_streams`, X the streams before it: replaces dX [S, N, D], the gradient of its result, by
 /// that of X; dpost [S, N] +=, dcomb [S, N, N] +=, dy [S, D] +=.
+/// Source: model.md 14.3.
 template <class T>
 void mix_streams_backward(T* dX, T* dpost, T* dcomb, T* dy, const T* X, const T* post,
                           const T* comb, const T* y, std::size_t S, std::size_t N, std::size_t D) {

@@ -10,7 +10,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// Of one query's `index_scores`: from dscore [n] to dq [nI, dI] +=, dweight [nI] += and, at
-/// dkey(w), the gradients of the keys [dI] +=.
+/// dkey(w), the gradients of the keys [dI] +=. Source: model.md 15.4.
 template <class T, class Key, class KeyGradient>
 void index_scores_backward(T* dq, T* dweight, KeyGradient&& dkey, const T* dscore, const T* q,
                            const T* weight, std::size_t n, std::size_t nI, std::size_t dI,
@@ -35,7 +35,7 @@ void index_scores_backward(T* dq, T* dweight, KeyGradient&& dkey, const T* dscor
 
 /// KL(received / sum(received) || softmax(score)) over n entries, and dscore = weight * its
 /// gradient by the scores. Entries that received nothing add nothing to the divergence; it is 0 if
-/// none did.
+/// none did. Source: model.md 15.4.
 template <class T>
 double divergence(T* dscore, const T* score, const T* received, std::size_t n, T weight) {
   const T top = *std::max_element(score, score + n);

@@ -11,6 +11,7 @@ namespace ds4::inline v0_1::reference {
 
 /// Of y[s, o] = sum_i w[o, i] * x[s, i]: dx += dy W and dw += dy^T x, where these are not null. w,
 /// dw [outs, ins] in T; rows of x and dx, and of dy, are x_stride and y_stride apart.
+/// Source: model.md 14.2.
 template <class T>
 void linear_backward(T* dx, T* dw, const T* dy, std::size_t y_stride, const T* x,
                      std::size_t x_stride, const T* w, std::size_t S, std::size_t outs,

@@ -11,7 +11,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// -log softmax(logits)[target] of one row of V logits; dlogits = weight * its gradient, which may
-/// be written over the logits. Sums are in double.
+/// be written over the logits. Sums are in double. Source: model.md 15.1.
 template <class T>
 double cross_entropy(T* dlogits, const T* logits, std::int32_t target, std::size_t V, T weight) {
   const T top = *std::max_element(logits, logits + V);

@@ -9,7 +9,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// Of y = weight * x / sqrt(mean(x^2) + eps) for `rows` rows of n values: dx += and, where there is
-/// a weight, dweight +=. weight and dweight may be null.
+/// a weight, dweight +=. weight and dweight may be null. Source: model.md 14.2.
 template <class T>
 void rms_norm_backward(T* dx, T* dweight, const T* dy, const T* x, const T* weight,
                        std::size_t rows, std::size_t n, T eps) {

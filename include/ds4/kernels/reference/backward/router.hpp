@@ -11,7 +11,8 @@
 
 namespace ds4::inline v0_1::reference {
 
-/// The slope of sqrt(softplus(x)): sigmoid(x) / (2 sqrt(softplus(x))), without overflow.
+/// The slope of sqrt(softplus(x)): sigmoid(x) / (2 sqrt(softplus(x))), without overflow. Source:
+/// model.md 14.6.
 template <class T>
 T sqrt_softplus_slope(T x) {
   const T e = std::exp(-std::abs(x));
@@ -21,6 +22,7 @@ T sqrt_softplus_slope(T x) {
 
 /// Of a token's weights[i] = s[experts[i]] / (sum + 1e-20) * scale with s = sqrt(softplus(logits)):
 /// dlogits [E] += from dweights [k]. The choice of the experts has no gradient.
+/// Source: model.md 14.6.
 template <class T>
 void expert_weights_backward(T* dlogits, const T* dweights, const std::int32_t* experts,
                              const T* logits, std::size_t k, T scale) {
@@ -40,7 +42,7 @@ void expert_weights_backward(T* dlogits, const T* dweights, const std::int32_t* 
 /// The balance loss of one sequence of S tokens, sum_e f_e P_e: f_e = E / (k S) times how often
 /// expert e was picked, P_e the mean over the tokens of its share of a token's scores. dlogits
 /// [S, E] += weight * its gradient; the picks [S, k] are constants.
-/// Source: arXiv 2412.19437, eqs. 17 to 20.
+/// Source: model.md 15.3; arXiv 2412.19437, eqs. 17 to 20.
 template <class T>
 double balance_loss(T* dlogits, const std::int32_t* experts, const T* logits, std::size_t S,
                     std::size_t E, std::size_t k, T weight) {

@@ -10,7 +10,7 @@
 namespace ds4::inline v0_1::reference {
 
 /// Of y = silu(min(gate, limit)) * clamp(up, -limit, limit) for n values: dgate += and dup +=. What
-/// is clamped has no gradient; what lies at a limit has.
+/// is clamped has no gradient; what lies at a limit has. Source: model.md 14.6.
 template <class T>
 void swiglu_backward(T* dgate, T* dup, const T* dy, const T* gate, const T* up, std::size_t n,
                      T limit) {
