@@ -9,7 +9,7 @@ set(major ${CMAKE_MATCH_1})
 set(minor ${CMAKE_MATCH_2})
 set(patch ${CMAKE_MATCH_3})
 
-file(READ "${top}/include/ds4/version.hpp" header)
+file(READ "${top}/include/ds4/core/version.hpp" header)
 foreach(line "#define DS4_VERSION_MAJOR ${major}\n" "#define DS4_VERSION_MINOR ${minor}\n"
         "#define DS4_VERSION_PATCH ${patch}\n" "kLibraryVersion = \"${major}.${minor}.${patch}\"")
   string(FIND "${header}" "${line}" at)
