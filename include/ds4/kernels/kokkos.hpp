@@ -32,7 +32,8 @@
 #include <ds4/kernels/kokkos/linear.hpp>
 #include <ds4/kernels/kokkos/logs.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
-#include <ds4/kernels/kokkos/weights.hpp>
+#include <ds4/kernels/kokkos/packed_matrix.hpp>
+#include <ds4/kernels/kokkos/weight_pool.hpp>
 #include <ds4/kernels/ops.hpp>
 
 namespace ds4::inline v0_1 {

@@ -6,7 +6,7 @@
 #include <Kokkos_Core.hpp>
 
 #include <ds4/kernels/kokkos/memory.hpp>
-#include <ds4/kernels/kokkos/weights.hpp>
+#include <ds4/kernels/kokkos/packed_matrix.hpp>
 
 #if defined(__AVX512BF16__) && !defined(__CUDA_ARCH__) && !defined(__HIP_DEVICE_COMPILE__) && \
     !defined(__SYCL_DEVICE_ONLY__)

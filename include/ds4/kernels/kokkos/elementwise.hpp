@@ -12,7 +12,7 @@
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
-#include <ds4/kernels/kokkos/weights.hpp>
+#include <ds4/kernels/kokkos/packed_matrix.hpp>
 
 namespace ds4::inline v0_1::kokkos {
 

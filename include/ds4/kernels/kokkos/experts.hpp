@@ -7,9 +7,9 @@
 
 #include <Kokkos_Core.hpp>
 
+#include <ds4/kernels/kokkos/jobs.hpp>
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
-#include <ds4/kernels/kokkos/linear.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
 
 namespace ds4::inline v0_1::kokkos {
