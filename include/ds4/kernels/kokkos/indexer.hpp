@@ -217,20 +217,4 @@ struct MergeBest {
   }
 };
 
-/// The picks of queries that see at most top_k entries: all of them.
-template <class Space>
-struct PickAll {
-  std::int32_t* picks;
-  int position;
-  int ratio;
-  int top_k;
-
-  KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
-    const int visible = (position + team.league_rank() + 1) / ratio;
-    std::int32_t* row =
-        picks + static_cast<std::size_t>(team.league_rank()) * static_cast<std::size_t>(top_k);
-    for_each(team, top_k, [&](int i) { row[i] = i < visible ? i : -1; });
-  }
-};
-
 }  // namespace ds4::inline v0_1::kokkos

@@ -28,25 +28,26 @@ inline constexpr std::int32_t kFewTokens = 4;
 /// Launches the product of some jobs, whose tiles hold up to `tokens` tokens, and matrices of this
 /// storage. Unless `exact`, tokens may be rounded as the weights are.
 template <class Space, class Jobs>
-void multiply(const Launcher<Space>& launch, std::string_view label, const Cost& cost,
+void multiply(const Launcher<Space>& launcher, std::string_view label, const Cost& cost,
               const Jobs& jobs, Storage storage, std::int32_t cols, std::int32_t tokens,
               bool exact) {
   // A panel alone keeps one team busy: on the host, its chunks are spread over the threads.
   const int chunks = (cols + kChunk<Space> - 1) / kChunk<Space>;
   const int host_team =
-      jobs.teams() == 1 && kOnHost<Space> ? std::min(chunks, launch.space().concurrency()) : 1;
+      jobs.teams() == 1 && kOnHost<Space> ? std::min(chunks, launcher.space().concurrency()) : 1;
   const auto with = [&]<Storage S, bool Pairs>() {
     if (tokens == 1) {
       using Kernel = MultiplyFew<Space, S, 1, Pairs, Jobs>;
-      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs},
-             host_team);
+      launcher.launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols),
+                      Kernel{jobs}, host_team);
     } else if (tokens <= kFewTokens) {
       using Kernel = MultiplyFew<Space, S, kFewTokens, Pairs, Jobs>;
-      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols), Kernel{jobs},
-             host_team);
+      launcher.launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(cols),
+                      Kernel{jobs}, host_team);
     } else {
       using Kernel = MultiplyMany<Space, S, Pairs, Jobs>;
-      launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(), Kernel{jobs});
+      launcher.launch(label, cost, jobs.teams(), Kernel::kTeamSize, Kernel::scratch(),
+                      Kernel{jobs});
     }
   };
   switch (storage) {

@@ -94,4 +94,11 @@ class DeviceLog {
   DType dtype_ = DType::f32;
 };
 
+/// Rows that a compressor still needs.
+template <class Space, std::size_t Width>
+using RowLog = DeviceLog<Space, Width, false>;
+/// Rows that queries attend to, or that the indexer scores.
+template <class Space, std::size_t Width>
+using KeyLog = DeviceLog<Space, Width, true>;
+
 }  // namespace ds4::inline v0_1::kokkos

@@ -1,14 +1,12 @@
-// Memory of an execution space: values that the host cannot read, scratch memory, copies.
+// Memory of an execution space: values that the host cannot read, and copies.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <memory>
-#include <span>
 #include <string>
 #include <type_traits>
-#include <vector>
 
 #include <Kokkos_Core.hpp>
 
@@ -40,6 +38,10 @@ class OnDevice {
   T value_;
 };
 
+/// Elements and indices of a backend's tensors.
+using Element = OnDevice<float>;
+using Index = OnDevice<std::int32_t>;
+
 /// The address as kernels use it. To dereference it on the host is an error that no type prevents;
 /// nothing but kernels and copies asks for it.
 template <class T>
@@ -49,6 +51,11 @@ KOKKOS_INLINE_FUNCTION T* raw(OnDevice<T>* at) {
 template <class T>
 KOKKOS_INLINE_FUNCTION const T* raw(const OnDevice<T>* at) {
   return reinterpret_cast<const T*>(at);
+}
+
+template <class T, std::size_t... E>
+auto* raw(RowsView<T, E...> view) {
+  return raw(view.data());
 }
 
 /// Bytes in the memory of a space, freed with the last copy; none to begin with.
@@ -125,39 +132,6 @@ class Constants {
 
  private:
   Bytes<Space> memory_;
-};
-
-/// Stack-like scratch memory that is kept from pass to pass.
-template <class Space>
-class Arena {
- public:
-  struct Cursor {
-    std::size_t block = 0;
-    std::size_t used = 0;
-  };
-
-  std::byte* take(Cursor& cursor, std::size_t bytes) {
-    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    while (cursor.block < blocks_.size() && cursor.used + bytes > blocks_[cursor.block].size()) {
-      cursor = {cursor.block + 1, 0};
-    }
-    if (cursor.block == blocks_.size()) {
-      blocks_.emplace_back("ds4 scratch memory", std::max(bytes, kLeastBlock));
-    }
-    std::byte* memory = blocks_[cursor.block].data() + cursor.used;
-    cursor.used += bytes;
-    return memory;
-  }
-  std::size_t bytes() const {
-    std::size_t sum = 0;
-    for (const auto& block : blocks_) sum += block.size();
-    return sum;
-  }
-
- private:
-  static constexpr std::size_t kAlignment = 256;
-  static constexpr std::size_t kLeastBlock = std::size_t{4} << 20;
-  std::vector<Bytes<Space>> blocks_;
 };
 
 }  // namespace ds4::inline v0_1::kokkos

@@ -6,8 +6,11 @@
 
 #include <Kokkos_Core.hpp>
 
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
+#include <ds4/kernels/kokkos/logs.hpp>
+#include <ds4/kernels/kokkos/memory.hpp>
 
 namespace ds4::inline v0_1::kokkos {
 
@@ -56,6 +59,24 @@ struct PoolEntries {
       }
       out[c] = weighted / sum;
     });
+  }
+};
+
+/// Pooling of windows, as in ds4::ops.
+template <class Space>
+class CompressorOperations {
+ public:
+  template <std::size_t Ratio, bool Overlapping, std::size_t Width, std::size_t Projected>
+  void pool_entries(RowsView<Element, Width> entries, std::size_t first,
+                    const RowLog<Space, Projected>& kv, const RowLog<Space, Projected>& gate,
+                    const Constants<Space, float, Ratio, Projected>& ape) {
+    backend_of(this).launch("ds4::pool_entries",
+                            moves(entries.size() * (2 * Ratio * Projected / Width + 1)),
+                            entries.extent(0), kTeam, 0,
+                            PoolEntries<Space, static_cast<int>(Ratio), Overlapping>{
+                                raw(entries), reinterpret_cast<const float*>(kv.data()),
+                                reinterpret_cast<const float*>(gate.data()), raw(ape.data()),
+                                kv.first(), gate.first(), first, static_cast<int>(Width)});
   }
 };
 

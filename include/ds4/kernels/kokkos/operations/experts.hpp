@@ -1,70 +1,23 @@
-// Kernels of the mixture of experts: routers, sorting of tokens by expert, the weighted sum. The
-// equations are those of kernels/reference/router.hpp.
+// The routed experts: sorting of tokens by expert, their products, the weighted sum.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include <Kokkos_Core.hpp>
 
+#include <ds4/core/tensor.hpp>
+#include <ds4/kernels/kokkos/binding.hpp>
 #include <ds4/kernels/kokkos/jobs.hpp>
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
+#include <ds4/kernels/kokkos/linear.hpp>
 #include <ds4/kernels/kokkos/memory.hpp>
+#include <ds4/kernels/kokkos/packed_matrix.hpp>
 
 namespace ds4::inline v0_1::kokkos {
-
-/// The experts of a token and their weights; a team per token. With a table, experts = table[id];
-/// otherwise the k of the largest sqrt(softplus(logit)) + bias, best first, a tie to the lower one.
-template <class Space, int E, int k>
-struct Route {
-  std::int32_t* experts;  ///< [S, k]
-  float* weights;         ///< [S, k]
-  const float* logits;    ///< [S, E]
-  const std::int32_t* ids;
-  const std::int32_t* table;  ///< [V, k] or null
-  const float* bias;          ///< [E] or null
-  float scale;
-
-  KOKKOS_FUNCTION static constexpr std::size_t scratch() { return E * sizeof(float); }
-
-  KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
-    const std::size_t s = static_cast<std::size_t>(team.league_rank());
-    const float* row = logits + s * E;
-    std::int32_t* chosen = experts + s * k;
-    if (table != nullptr) {
-      const std::int32_t* of_token = table + static_cast<std::size_t>(ids[s]) * k;
-      for_each(team, k, [&](int i) { chosen[i] = of_token[i]; });
-    } else {
-      auto* score = fast_memory<float, Space>(team, scratch());
-      for_each(team, E, [&](int e) { score[e] = sqrt_softplus(row[e]) + bias[e]; });
-      team.team_barrier();
-      std::uint64_t last = ~std::uint64_t{0};
-      for (int i = 0; i < k; ++i) {
-        std::uint64_t best = 0;  // of those behind the last one
-        Kokkos::parallel_reduce(
-            Kokkos::TeamThreadRange(team, E),
-            [&](int e, std::uint64_t& most) {
-              const std::uint64_t key = order_key(score[e], static_cast<std::uint32_t>(e));
-              if (key < last && key > most) most = key;
-            },
-            Kokkos::Max<std::uint64_t>(best));
-        last = best;
-        Kokkos::single(Kokkos::PerTeam(team),
-                       [&] { chosen[i] = static_cast<std::int32_t>(index_of(best)); });
-      }
-    }
-    team.team_barrier();
-    Kokkos::single(Kokkos::PerTeam(team), [&] {
-      float sum = 0.0f;
-      for (int i = 0; i < k; ++i) sum += sqrt_softplus(row[chosen[i]]);
-      for (int i = 0; i < k; ++i) {
-        weights[s * k + static_cast<std::size_t>(i)] =
-            sqrt_softplus(row[chosen[i]]) / (sum + 1e-20f) * scale;
-      }
-    });
-  }
-};
 
 /// Sorts the places (token * k + choice) by expert and cuts each expert's into tiles. One team.
 template <class Space>
@@ -136,6 +89,74 @@ struct CombineExperts {
       for (int i = 0; i < k; ++i) sum = multiply_add(weight[i], from[i][c], sum);
       out[c] = sum;
     });
+  }
+};
+
+/// The routed experts, as in ds4::ops.
+template <class Space>
+class ExpertOperations {
+ public:
+  /// Differs from the reference: tokens are sorted by expert on the device, each expert's rows are
+  /// multiplied with all its tokens, and a token's experts are added in the order of its choices.
+  template <std::size_t D, std::size_t k, class Expert>
+  void routed_experts(RowsView<Element, D> y, RowsView<const Element, D> x,
+                      RowsView<const Index, k> picks, RowsView<const Element, k> weights,
+                      const Experts<Space, Expert>& experts, double limit) {
+    auto& backend = backend_of(this);
+    constexpr std::size_t F = Expert::F;
+    const std::size_t E = experts.size();
+    const std::size_t S = x.extent(0);
+    const std::size_t places = S * k;
+    const auto tile = static_cast<std::size_t>(tile_tokens<Space>(static_cast<std::int32_t>(S)));
+    const std::size_t most_tiles = std::min(places, std::min(E, places) + places / tile);
+    auto memory = backend.scratch();
+    auto* order = memory.template device<std::int32_t>(places);
+    auto* position = memory.template device<std::int32_t>(places);
+    auto* tiles = memory.template device<ExpertTile>(most_tiles);
+    auto* tile_count = memory.template device<std::int32_t>(1);
+    using Sort = SortByExpert<Space>;
+    backend.launch("ds4::sort_by_expert", moves(3 * places), 1, Sort::kTeamSize,
+                   Sort::scratch(static_cast<int>(E)),
+                   Sort{raw(picks), raw(order), raw(position), raw(tiles), raw(tile_count),
+                        static_cast<int>(places), static_cast<int>(E), static_cast<int>(tile)});
+
+    auto gate = memory.template rows<F>(places);
+    auto up = memory.template rows<F>(places);
+    auto down = memory.template rows<D>(places);
+    const auto product = [&](std::string_view label, std::size_t which, std::size_t rows,
+                             std::size_t cols, const float* in, float* out,
+                             const std::int32_t* gather) {
+      ExpertJobs jobs{experts.table() + which,
+                      3,
+                      Storage::f32,
+                      static_cast<std::int32_t>(rows),
+                      raw(tiles),
+                      raw(tile_count),
+                      static_cast<std::int32_t>(most_tiles),
+                      in,
+                      cols,
+                      out,
+                      rows,
+                      gather,
+                      static_cast<std::int32_t>(k)};
+      const auto size = [](std::size_t n) { return static_cast<double>(n); };
+      const Cost cost{
+          experts.bytes(which) * size(std::min(E, places)) + 4 * size(places) * size(rows + cols),
+          2 * size(places) * size(rows) * size(cols)};
+      for (const auto storage : {Storage::f32, Storage::bf16, Storage::fp8, Storage::fp4}) {
+        if (!experts.has(which, storage)) continue;
+        jobs.storage = storage;
+        multiply(backend, label, cost, jobs, storage, static_cast<std::int32_t>(cols),
+                 static_cast<std::int32_t>(tile), backend.is_exact());
+      }
+    };
+    product("ds4::experts_w1", 0, F, D, raw(x), raw(gate), raw(order));
+    product("ds4::experts_w3", 2, F, D, raw(x), raw(up), raw(order));
+    backend.swiglu(gate, up.as_const(), limit);
+    product("ds4::experts_w2", 1, D, F, raw(gate), raw(down), nullptr);
+    backend.launch("ds4::combine_experts", moves(y.size() * (k + 1), 2 * y.size() * k), S, kTeam, 0,
+                   CombineExperts<Space, static_cast<int>(k)>{raw(y), raw(down), raw(weights),
+                                                              raw(position), static_cast<int>(D)});
   }
 };
 

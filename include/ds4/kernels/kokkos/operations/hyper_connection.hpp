@@ -6,8 +6,10 @@
 
 #include <Kokkos_Core.hpp>
 
+#include <ds4/core/tensor.hpp>
 #include <ds4/kernels/kokkos/lanes.hpp>
 #include <ds4/kernels/kokkos/launch.hpp>
+#include <ds4/kernels/kokkos/memory.hpp>
 
 namespace ds4::inline v0_1::kokkos {
 
@@ -168,6 +170,60 @@ struct MixStreams {
         streams[static_cast<std::size_t>(n) * width + static_cast<std::size_t>(i)] = sum;
       }
     });
+  }
+};
+
+/// Hyper-connections, as in ds4::ops.
+template <class Space>
+class HyperConnectionOperations {
+ public:
+  template <std::size_t N>
+  void hyper_connection_weights(RowsView<Element, N> pre, RowsView<Element, N> post,
+                                RowsView<Element, N, N> comb,
+                                RowsView<const Element, (2 + N) * N> u,
+                                const Constants<Space, float, (2 + N) * N>& base,
+                                const Constants<Space, float, 3>& scale, std::size_t iters,
+                                double eps) {
+    constexpr int kTokens = kWeighedTokens<Space>;
+    const std::size_t S = u.extent(0);
+    backend_of(this).launch(
+        "ds4::hyper_connection_weights",
+        moves(2 * u.size(), S * (iters * 2 * (2 * N * N + N) + 8 * N)), (S + kTokens - 1) / kTokens,
+        kTokens, 0,
+        HyperConnectionWeights<Space, static_cast<int>(N)>{
+            raw(pre), raw(post), raw(comb), raw(u), raw(base.data()), raw(scale.data()),
+            static_cast<int>(S), static_cast<int>(iters), static_cast<float>(eps)});
+  }
+
+  template <std::size_t N>
+  void hyper_head_weights(RowsView<Element, N> pre, RowsView<const Element, N> u,
+                          const Constants<Space, float, N>& base,
+                          const Constants<Space, float, 1>& scale, double eps) {
+    constexpr int kTokens = kWeighedTokens<Space>;
+    const std::size_t S = u.extent(0);
+    backend_of(this).launch(
+        "ds4::hyper_head_weights", moves(2 * u.size()), (S + kTokens - 1) / kTokens, kTokens, 0,
+        HyperHeadWeights<Space, static_cast<int>(N)>{raw(pre), raw(u), raw(base.data()),
+                                                     raw(scale.data()), static_cast<int>(S),
+                                                     static_cast<float>(eps)});
+  }
+
+  template <std::size_t N, std::size_t D>
+  void collapse_streams(RowsView<Element, D> c, RowsView<const Element, N, D> X,
+                        RowsView<const Element, N> pre) {
+    backend_of(this).launch(
+        "ds4::collapse_streams", moves(c.size() + X.size(), 2 * X.size()), X.extent(0), kTeam, 0,
+        CollapseStreams<Space, static_cast<int>(N)>{raw(c), raw(X), raw(pre), static_cast<int>(D)});
+  }
+
+  template <std::size_t N, std::size_t D>
+  void mix_streams(RowsView<Element, N, D> X, RowsView<const Element, N> post,
+                   RowsView<const Element, N, N> comb, RowsView<const Element, D> y) {
+    backend_of(this).launch("ds4::mix_streams",
+                            moves(2 * X.size() + y.size(), 2 * (N + 1) * X.size()), X.extent(0),
+                            kTeam, 0,
+                            MixStreams<Space, static_cast<int>(N)>{raw(X), raw(post), raw(comb),
+                                                                   raw(y), static_cast<int>(D)});
   }
 };
 
