@@ -1,6 +1,6 @@
 # ds4_documents(<target> <file.md>...): every ```cpp block of these documents is compiled, as a
-# translation unit of its own, into an object library. A block that includes the Kokkos backend is
-# compiled where that is built in. Configures again when a document changes.
+# translation unit of its own, into an object library: those that include the Kokkos backend where it
+# is built in, the others where it is not. Configures again when a document changes.
 function(ds4_documents target)
   set(sources "")
   foreach(document IN LISTS ARGN)
@@ -21,7 +21,8 @@ function(ds4_documents target)
       string(REGEX REPLACE "[^\n]" "" newlines "${skipped}")
       string(LENGTH "${newlines}" count)
       math(EXPR line "${line} + ${count}")
-      if(DS4_KOKKOS OR NOT block MATCHES "<ds4/kernels/kokkos.hpp>")
+      string(REGEX MATCH "<ds4/kernels/kokkos.hpp>" on_kokkos "${block}")
+      if((DS4_KOKKOS AND on_kokkos) OR NOT (DS4_KOKKOS OR on_kokkos))
         set(source "${CMAKE_CURRENT_BINARY_DIR}/documents/${name}_${line}.cpp")
         file(CONFIGURE OUTPUT "${source}" CONTENT "#line ${line} \"${document}\"\n@block@" @ONLY)
         list(APPEND sources "${source}")
