@@ -1,4 +1,4 @@
-// --backend kokkos, on the execution space that Kokkos was built for.
+// --backend kokkos: on the execution space that Kokkos was built for, if none is named.
 #pragma once
 
 #include <memory>
@@ -13,10 +13,10 @@
 
 namespace ds4::cli {
 
-template <>
-struct BackendTraits<KokkosBackend<>> {
+template <class Space>
+struct BackendTraits<KokkosBackend<Space>> {
   static constexpr std::string_view kName = "kokkos";
-  static KokkosBackend<> make(const BackendOptions& options) {
+  static KokkosBackend<Space> make(const BackendOptions& options) {
     // Kokkos lives until the program ends, and only where it is used: it reads the environment.
     static const auto kokkos = Kokkos::is_initialized()
                                    ? nullptr
@@ -25,7 +25,7 @@ struct BackendTraits<KokkosBackend<>> {
                                              .set_num_threads(static_cast<int>(options.threads))
                                              .set_disable_warnings(true));
     const auto bar = std::make_shared<ProgressBar>();
-    return KokkosBackend<>(
+    return KokkosBackend<Space>(
         {.exact = options.exact, .progress = [bar](std::size_t uploaded, std::size_t total) {
            bar->show(uploaded, total);
          }});

@@ -9,14 +9,15 @@
 #include <cli/backend_kokkos.hpp>
 #include <cli/launches.hpp>
 #include <doctest/doctest.h>
+#include <kokkos/models.hpp>
 
-#include <ds4/models/tiny_flash_config.hpp>
 #include <support/compare.hpp>
 #include <support/golden.hpp>
 
-TEST_CASE("kokkos: the program's model gives golden logits and counts its launches") {
+TEST_CASE_TEMPLATE("kokkos: the program's model gives golden logits and counts its launches", B,
+                   DS4_HOST_BACKENDS) {
   const ds4::cli::CompiledModel compiled =
-      ds4::cli::compiled_model<ds4::models::tiny_flash, ds4::KokkosBackend<>>(nullptr);
+      ds4::cli::compiled_model<ds4::models::tiny_flash, B>(nullptr);
   CHECK(compiled.backend == "kokkos");
   const auto dir = ds4::test::data_dir("tiny-flash");
   const std::unique_ptr<ds4::cli::AnyModel> model = compiled.load(dir, {.threads = 1});

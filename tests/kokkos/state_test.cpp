@@ -12,12 +12,11 @@
 #include <vector>
 
 #include <doctest/doctest.h>
-#include <kokkos/spaces.hpp>
+#include <kokkos/models.hpp>
 
 #include <ds4/checkpoint/synth.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/odd_config.hpp>
-#include <ds4/models/quant_config.hpp>
 #include <support/compare.hpp>
 #include <support/drafts.hpp>
 #include <support/files.hpp>

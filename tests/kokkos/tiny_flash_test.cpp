@@ -1,10 +1,11 @@
 // The Kokkos backend against the golden data of tiny_flash, on every space of the host.
 #include <doctest/doctest.h>
-#include <kokkos/spaces.hpp>
+#include <kokkos/models.hpp>
 
 #include <ds4/inspect/check.hpp>
-#include <ds4/models/tiny_flash_config.hpp>
 #include <support/golden_model.hpp>
+
+DS4_HOST_MODELS(, ds4::models::tiny_flash)
 
 TEST_CASE_TEMPLATE("tiny_flash: golden logits and stages, in one pass, in chunks, as a batch", B,
                    DS4_HOST_BACKENDS) {
