@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include <ds4/core/version.hpp>
 
@@ -58,44 +59,68 @@ struct CompressRates {
   ///@}
 };
 
-/// A configuration is a type with these static members, named as in config.json.
+/// The fields of a configuration, once: X(type, name) for each, named as in config.json. The
+/// concept ModelConfig, ConfigValues, its comparison and text, the reader of config.json and the
+/// writer of headers are made of this list. The order is that of texts, and of the fingerprint of
+/// saved states.
+#define DS4_CONFIG_FIELDS(X)                   \
+  X(std::size_t, vocab_size)                   \
+  X(std::size_t, hidden_size)                  \
+  X(std::size_t, num_hidden_layers)            \
+  X(std::size_t, num_attention_heads)          \
+  X(std::size_t, head_dim)                     \
+  X(std::size_t, qk_rope_head_dim)             \
+  X(std::size_t, q_lora_rank)                  \
+  X(std::size_t, o_groups)                     \
+  X(std::size_t, o_lora_rank)                  \
+  X(std::size_t, n_routed_experts)             \
+  X(std::size_t, num_experts_per_tok)          \
+  X(std::size_t, moe_intermediate_size)        \
+  X(double, routed_scaling_factor)             \
+  X(double, swiglu_limit)                      \
+  X(std::size_t, num_hash_layers)              \
+  X(std::size_t, index_n_heads)                \
+  X(std::size_t, index_head_dim)               \
+  X(std::size_t, index_topk)                   \
+  X(std::size_t, sliding_window)               \
+  X(std::vector<std::size_t>, compress_ratios) \
+  X(CompressRates, compress_rates)             \
+  X(double, rope_theta)                        \
+  X(double, compress_rope_theta)               \
+  X(RopeScaling, rope_scaling)                 \
+  X(std::size_t, hc_mult)                      \
+  X(std::size_t, hc_sinkhorn_iters)            \
+  X(double, hc_eps)                            \
+  X(double, rms_norm_eps)                      \
+  X(std::size_t, max_position_embeddings)      \
+  X(std::size_t, num_nextn_predict_layers)
+
+namespace detail {
+
+/// Whether a member of type T can stand for a field: a list may be any type with entries and a
+/// size.
+template <class T, class Field>
+concept FieldOf = std::convertible_to<T, Field> ||
+                  (std::same_as<Field, std::vector<std::size_t>> && requires(T list) {
+                    { list[0] } -> std::convertible_to<std::size_t>;
+                    { list.size() } -> std::convertible_to<std::size_t>;
+                  });
+
+}  // namespace detail
+
+#define DS4_REQUIRED_FIELD(type, field) \
+  {                                     \
+    C::field                            \
+  } -> detail::FieldOf<type>;
+/// A configuration is a type with the static members of DS4_CONFIG_FIELDS, and a name.
 /// compress_ratios has one entry per main layer: the release's extra last entry, 0, belongs to the
 /// multi-token-prediction layer, which is always of ratio 0 here.
 template <class C>
 concept ModelConfig = requires {
   { C::name } -> std::convertible_to<std::string_view>;
-  { C::vocab_size } -> std::convertible_to<std::size_t>;
-  { C::hidden_size } -> std::convertible_to<std::size_t>;
-  { C::num_hidden_layers } -> std::convertible_to<std::size_t>;
-  { C::num_attention_heads } -> std::convertible_to<std::size_t>;
-  { C::head_dim } -> std::convertible_to<std::size_t>;
-  { C::qk_rope_head_dim } -> std::convertible_to<std::size_t>;
-  { C::q_lora_rank } -> std::convertible_to<std::size_t>;
-  { C::o_groups } -> std::convertible_to<std::size_t>;
-  { C::o_lora_rank } -> std::convertible_to<std::size_t>;
-  { C::n_routed_experts } -> std::convertible_to<std::size_t>;
-  { C::num_experts_per_tok } -> std::convertible_to<std::size_t>;
-  { C::moe_intermediate_size } -> std::convertible_to<std::size_t>;
-  { C::routed_scaling_factor } -> std::convertible_to<double>;
-  { C::swiglu_limit } -> std::convertible_to<double>;
-  { C::num_hash_layers } -> std::convertible_to<std::size_t>;
-  { C::index_n_heads } -> std::convertible_to<std::size_t>;
-  { C::index_head_dim } -> std::convertible_to<std::size_t>;
-  { C::index_topk } -> std::convertible_to<std::size_t>;
-  { C::sliding_window } -> std::convertible_to<std::size_t>;
-  { C::compress_ratios[0] } -> std::convertible_to<std::size_t>;
-  { C::compress_ratios.size() } -> std::convertible_to<std::size_t>;
-  { C::compress_rates } -> std::convertible_to<CompressRates>;
-  { C::rope_theta } -> std::convertible_to<double>;
-  { C::compress_rope_theta } -> std::convertible_to<double>;
-  { C::rope_scaling } -> std::convertible_to<RopeScaling>;
-  { C::hc_mult } -> std::convertible_to<std::size_t>;
-  { C::hc_sinkhorn_iters } -> std::convertible_to<std::size_t>;
-  { C::hc_eps } -> std::convertible_to<double>;
-  { C::rms_norm_eps } -> std::convertible_to<double>;
-  { C::max_position_embeddings } -> std::convertible_to<std::size_t>;
-  { C::num_nextn_predict_layers } -> std::convertible_to<std::size_t>;
+  DS4_CONFIG_FIELDS(DS4_REQUIRED_FIELD)
 };
+#undef DS4_REQUIRED_FIELD
 
 namespace detail {
 

@@ -19,36 +19,9 @@ struct ConfigValues {
   std::string name;  ///< of the configuration type; a file has none
   ///@{
   /// See ModelConfig; compress_ratios are those of the main layers.
-  std::size_t vocab_size = 0;
-  std::size_t hidden_size = 0;
-  std::size_t num_hidden_layers = 0;
-  std::size_t num_attention_heads = 0;
-  std::size_t head_dim = 0;
-  std::size_t qk_rope_head_dim = 0;
-  std::size_t q_lora_rank = 0;
-  std::size_t o_groups = 0;
-  std::size_t o_lora_rank = 0;
-  std::size_t n_routed_experts = 0;
-  std::size_t num_experts_per_tok = 0;
-  std::size_t moe_intermediate_size = 0;
-  double routed_scaling_factor = 0.0;
-  double swiglu_limit = 0.0;
-  std::size_t num_hash_layers = 0;
-  std::size_t index_n_heads = 0;
-  std::size_t index_head_dim = 0;
-  std::size_t index_topk = 0;
-  std::size_t sliding_window = 0;
-  std::vector<std::size_t> compress_ratios;
-  CompressRates compress_rates;
-  double rope_theta = 0.0;
-  double compress_rope_theta = 0.0;
-  RopeScaling rope_scaling;
-  std::size_t hc_mult = 0;
-  std::size_t hc_sinkhorn_iters = 0;
-  double hc_eps = 0.0;
-  double rms_norm_eps = 0.0;
-  std::size_t max_position_embeddings = 0;
-  std::size_t num_nextn_predict_layers = 0;
+#define DS4_MEMBER(type, field) type field{};
+  DS4_CONFIG_FIELDS(DS4_MEMBER)
+#undef DS4_MEMBER
   ///@}
 
   ///@{
@@ -59,47 +32,42 @@ struct ConfigValues {
   bool has_dspark = false;  ///< the file announces the dspark drafter, which ds4 does not run
 };
 
-/// The list of fields, once: calls f(name, a.field, b.field, ...) for every field that `values`
-/// must agree in. Each of them is a ConfigValues or an instance of a configuration type.
+namespace detail {
+
+/// Calls f(name, a.name, b.name, ...) for every member of DS4_CONFIG_FIELDS.
+template <class F, class... Values>
+constexpr void visit_members(F&& f, Values&&... values) {
+#define DS4_VISIT(type, field) f(#field, values.field...);
+  DS4_CONFIG_FIELDS(DS4_VISIT)
+#undef DS4_VISIT
+}
+
+template <class To, class... T>
+inline constexpr bool kAll = (std::is_convertible_v<T, To> && ...);
+
+}  // namespace detail
+
+/// Calls f(name, a.field, b.field, ...) for every field that `values` must agree in, those of
+/// compress_rates and rope_scaling one by one. Each of them is a ConfigValues or an instance of a
+/// configuration type.
 template <class F, class... Values>
 constexpr void visit_fields(F&& f, Values&&... values) {
-  f("vocab_size", values.vocab_size...);
-  f("hidden_size", values.hidden_size...);
-  f("num_hidden_layers", values.num_hidden_layers...);
-  f("num_attention_heads", values.num_attention_heads...);
-  f("head_dim", values.head_dim...);
-  f("qk_rope_head_dim", values.qk_rope_head_dim...);
-  f("q_lora_rank", values.q_lora_rank...);
-  f("o_groups", values.o_groups...);
-  f("o_lora_rank", values.o_lora_rank...);
-  f("n_routed_experts", values.n_routed_experts...);
-  f("num_experts_per_tok", values.num_experts_per_tok...);
-  f("moe_intermediate_size", values.moe_intermediate_size...);
-  f("routed_scaling_factor", values.routed_scaling_factor...);
-  f("swiglu_limit", values.swiglu_limit...);
-  f("num_hash_layers", values.num_hash_layers...);
-  f("index_n_heads", values.index_n_heads...);
-  f("index_head_dim", values.index_head_dim...);
-  f("index_topk", values.index_topk...);
-  f("sliding_window", values.sliding_window...);
-  f("compress_ratios", values.compress_ratios...);
-  f("compress_rates.compressed_sparse_attention",
-    values.compress_rates.compressed_sparse_attention...);
-  f("compress_rates.heavily_compressed_attention",
-    values.compress_rates.heavily_compressed_attention...);
-  f("rope_theta", values.rope_theta...);
-  f("compress_rope_theta", values.compress_rope_theta...);
-  f("rope_scaling.factor", values.rope_scaling.factor...);
-  f("rope_scaling.original_max_position_embeddings",
-    values.rope_scaling.original_max_position_embeddings...);
-  f("rope_scaling.beta_fast", values.rope_scaling.beta_fast...);
-  f("rope_scaling.beta_slow", values.rope_scaling.beta_slow...);
-  f("hc_mult", values.hc_mult...);
-  f("hc_sinkhorn_iters", values.hc_sinkhorn_iters...);
-  f("hc_eps", values.hc_eps...);
-  f("rms_norm_eps", values.rms_norm_eps...);
-  f("max_position_embeddings", values.max_position_embeddings...);
-  f("num_nextn_predict_layers", values.num_nextn_predict_layers...);
+  detail::visit_members(
+      [&]<class... T>(std::string_view name, T&&... field) {
+        if constexpr (detail::kAll<CompressRates, T...>) {
+          f("compress_rates.compressed_sparse_attention", field.compressed_sparse_attention...);
+          f("compress_rates.heavily_compressed_attention", field.heavily_compressed_attention...);
+        } else if constexpr (detail::kAll<RopeScaling, T...>) {
+          f("rope_scaling.factor", field.factor...);
+          f("rope_scaling.original_max_position_embeddings",
+            field.original_max_position_embeddings...);
+          f("rope_scaling.beta_fast", field.beta_fast...);
+          f("rope_scaling.beta_slow", field.beta_slow...);
+        } else {
+          f(name, field...);
+        }
+      },
+      values...);
 }
 
 namespace detail {
