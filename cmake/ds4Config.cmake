@@ -1,6 +1,7 @@
 # find_package(ds4 [COMPONENTS reference simd kokkos]): the target ds4::NAME of each component, and
 # ds4_add_model(), ds4_add_model_config() and ds4_add_simd_kernels(). Only what the components need is
 # looked for. Without COMPONENTS: reference, and simd where xsimd is.
+include("${CMAKE_CURRENT_LIST_DIR}/ds4Backends.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/ds4Needs.cmake")
 
 set(ds4_problems "")
@@ -15,8 +16,8 @@ if(NOT ds4_components)
 endif()
 foreach(ds4_component IN LISTS ds4_components)
   set(ds4_problem "")
-  if(NOT ds4_component MATCHES "^(reference|simd|kokkos)$")
-    set(ds4_problem "unknown component ${ds4_component}: expected reference, simd or kokkos")
+  if(NOT ds4_component IN_LIST ds4_backends)
+    set(ds4_problem "unknown component ${ds4_component}: expected ${ds4_backends_in_words}")
   else()
     ds4_find_needs(ds4_missing ${ds4_component})
     if(ds4_missing)
@@ -39,8 +40,8 @@ if(ds4_problems)
   set(ds4_FOUND FALSE)
 else()
   include("${CMAKE_CURRENT_LIST_DIR}/ds4Targets.cmake")
-  foreach(ds4_component IN ITEMS simd kokkos)
-    if(ds4_${ds4_component}_FOUND)
+  foreach(ds4_component IN LISTS ds4_backends)
+    if(ds4_${ds4_component}_FOUND AND NOT ds4_component STREQUAL "reference")  # is in ds4Targets
       include("${CMAKE_CURRENT_LIST_DIR}/ds4_${ds4_component}Targets.cmake")
     endif()
   endforeach()

@@ -1,4 +1,4 @@
-# ds4_find_needs(<variable> library|reference|simd|kokkos): finds what a part of ds4 is built on, as
+# ds4_find_needs(<variable> library|<backend>): finds what a part of ds4 is built on, as
 # imported targets; `library` is what every part needs. Sets the variable to what is missing, in words
 # that say what to do; "" if nothing is. What the including project has defined already is taken.
 
@@ -33,22 +33,12 @@ function(ds4_find_needs out part)
     if(NOT Threads_FOUND)
       list(APPEND missing "a system with threads")
     endif()
-  elseif(part STREQUAL "simd")
-    if(NOT TARGET Xsimd::Xsimd)
-      find_package(Xsimd 8.1 QUIET)
-      if(NOT Xsimd_FOUND)
-        list(APPEND missing "xsimd 8.1 or later (Debian's libxsimd-dev, or say where it is: -DXsimd_ROOT=<folder>)")
-      endif()
-    endif()
-    find_package(OpenMP QUIET COMPONENTS CXX)  # without it one thread computes
-  elseif(part STREQUAL "kokkos")
-    if(NOT TARGET Kokkos::kokkos)
-      find_package(Kokkos CONFIG QUIET)
-      if(NOT Kokkos_FOUND OR Kokkos_VERSION VERSION_LESS 4)
-        list(APPEND missing "Kokkos 4 or later (say where it is: -DKokkos_ROOT=<folder>)")
-      endif()
+    list(JOIN missing ", " missing)
+  else()
+    include("${CMAKE_CURRENT_FUNCTION_LIST_DIR}/ds4Backends.cmake")
+    if(COMMAND ds4_find_${part})
+      cmake_language(CALL ds4_find_${part})
     endif()
   endif()
-  list(JOIN missing ", " missing)
   set(${out} "${missing}" PARENT_SCOPE)
 endfunction()

@@ -5,18 +5,25 @@ include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/ds4)
 write_basic_package_version_file(ds4ConfigVersion.cmake COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
-install(TARGETS ds4 ds4_reference EXPORT ds4Targets FILE_SET HEADERS COMPONENT development)
-install(TARGETS ds4_simd EXPORT ds4_simdTargets)
-install(TARGETS ds4_kokkos EXPORT ds4_kokkosTargets FILE_SET HEADERS COMPONENT development)
-foreach(backend IN ITEMS reference simd kokkos)
-  set_target_properties(ds4_${backend} PROPERTIES EXPORT_NAME ${backend})
-endforeach()
-foreach(set IN ITEMS ds4Targets ds4_simdTargets ds4_kokkosTargets)
+# A backend has an export set of its own, which names what it needs; reference needs nothing.
+install(TARGETS ds4 EXPORT ds4Targets FILE_SET HEADERS COMPONENT development)
+foreach(backend IN LISTS ds4_backends)
+  set(set ds4_${backend}Targets)
+  if(backend STREQUAL "reference")
+    set(set ds4Targets)
+  endif()
+  set(headers "")
+  if(backend IN_LIST ds4_optional_backends)
+    set(headers FILE_SET HEADERS COMPONENT development)
+  endif()
+  install(TARGETS ds4_${backend} EXPORT ${set} ${headers})
   install(EXPORT ${set} NAMESPACE ds4:: DESTINATION ${package_dir} COMPONENT development)
+  set_target_properties(ds4_${backend} PROPERTIES EXPORT_NAME ${backend})
 endforeach()
 install(FILES ${PROJECT_BINARY_DIR}/ds4ConfigVersion.cmake cmake/ds4Config.cmake
               cmake/ds4AddDefinitions.cmake cmake/definitions.cpp cmake/ds4AddModel.cmake
-              cmake/ds4AddSimdKernels.cmake cmake/ds4Needs.cmake
+              cmake/model_header.cpp cmake/ds4AddSimdKernels.cmake cmake/ds4Backends.cmake
+              cmake/ds4Needs.cmake
               cmake/FindPCRE2.cmake cmake/FindXsimd.cmake
         DESTINATION ${package_dir} COMPONENT development)
 install(DIRECTORY cmake/simd DESTINATION ${package_dir} COMPONENT development)

@@ -26,6 +26,7 @@ using Json = nlohmann::json;
 using Ratios = std::vector<std::size_t>;
 
 Json release() { return ds4::detail::read_json(ds4::test::data("/quant/config.json")); }
+Json tiny_flash() { return ds4::detail::read_json(ds4::test::data("/tiny-flash/config.json")); }
 Json transformers() {
   return ds4::detail::read_json(ds4::test::data("/tiny-pro-yarn/config.json"));
 }
@@ -69,6 +70,9 @@ TEST_CASE("config.json: transformers' form") {
 TEST_CASE("config.json: the rotary width follows from the factor") {
   auto json = transformers();
   json.erase("qk_rope_head_dim");
+  auto flash = tiny_flash();
+  flash.erase("qk_rope_head_dim");
+  CHECK(read(flash).qk_rope_head_dim == 8);  // 32 * 0.25
   CHECK(read(json).qk_rope_head_dim == 16);  // 48 * 0.3333333333333333, which is 16 in double
   CHECK(
       error_with(transformers(), "/qk_rope_head_dim", 14) ==
@@ -97,6 +101,27 @@ TEST_CASE("config.json: all missing fields are named in one error") {
   json["head_dim"] = nullptr;
   CHECK(error_text([&] { read(json); }) ==
         "ds4: file: missing hidden_size, head_dim, hc_eps, num_hash_layers, compress_rope_theta");
+}
+
+TEST_CASE("config.json: what is missing of either form") {
+  const auto without = [](Json json, const char* field) {
+    json.erase(field);
+    return error_text([&] { read(json); });
+  };
+  auto json = release();
+  json.erase("hidden_size");
+  CHECK(without(json, "compress_rope_theta") ==
+        "ds4: file: missing hidden_size, compress_rope_theta");
+  CHECK(without(tiny_flash(), "compress_rates") ==
+        "ds4: file: missing compress_rates.compressed_sparse_attention, "
+        "compress_rates.heavily_compressed_attention");
+  CHECK(without(tiny_flash(), "num_hidden_layers") == "ds4: file: missing num_hidden_layers");
+  CHECK(without(release(), "num_hidden_layers") == "ds4: file: missing num_hidden_layers");
+  const doctest::String empty = error_text([] { read(Json::object()); });
+  CHECK(empty == doctest::Contains("ds4: file: missing model_type, "));
+  for (const char* field : {"vocab_size", "num_hash_layers", "qk_rope_head_dim"}) {
+    CHECK(empty == doctest::Contains(field));
+  }
 }
 
 TEST_CASE("config.json: every field of either form is needed") {
@@ -166,6 +191,9 @@ TEST_CASE("config.json: rates follow from the ratios where they are not stated")
   CHECK(rates({0, 0, 0, 0}) == ds4::CompressRates{4, 128});
   CHECK(rates({0, 4, 4, 0}) == ds4::CompressRates{4, 128});
   CHECK(rates({0, 128, 4, 128}) == ds4::CompressRates{4, 128});
+  CHECK(rates({0, 8, 8, 0}) == ds4::CompressRates{8, 128});
+  CHECK(rates({0, 64, 64, 0}) == ds4::CompressRates{4, 64});
+  CHECK(rates({0, 64, 32, 0, 0}) == ds4::CompressRates{32, 64});
   CHECK(rates({0, 64, 8, 8}) == ds4::CompressRates{8, 64});
   CHECK(rates({0, 64, 4, 4}) == ds4::CompressRates{4, 64});
   CHECK(rates({0, 16, 0, 0}) == ds4::CompressRates{16, 128});
@@ -202,6 +230,8 @@ TEST_CASE("config.json: unsupported values are named") {
         "found \"default\"");
   CHECK(text("/rope_scaling/attention_factor", 1.2) ==
         "ds4: file: rope_scaling.attention_factor: expected 1, found 1.2");
+  CHECK(text("/rope_scaling/attention_factor", 2) ==
+        "ds4: file: rope_scaling.attention_factor: expected 1, found 2");
   CHECK(text("/rope_scaling/attention_factor", 1) == "");
   CHECK(text("/rope_scaling/truncate", false) == doctest::Contains("truncate: expected true"));
 }
@@ -209,6 +239,8 @@ TEST_CASE("config.json: unsupported values are named") {
 TEST_CASE("config.json: schedules that do not fit") {
   CHECK(error_with(release(), "/compress_ratios", {0, 4, 128}) ==
         "ds4: file: compress_ratios: expected 4 or 5 entries, found 3");
+  CHECK(error_with(release(), "/compress_ratios", {0, 4}) ==
+        "ds4: file: compress_ratios: expected 4 or 5 entries, found 2");
   CHECK(error_with(release(), "/compress_ratios/4", 4) ==
         "ds4: file: compress_ratios[4]: expected 0 for a multi-token-prediction layer, found 4");
   CHECK(error_with(release(), "/num_nextn_predict_layers", 0) ==
@@ -216,6 +248,10 @@ TEST_CASE("config.json: schedules that do not fit") {
   CHECK(error_with(transformers(), "/layer_types/1", "full_attention") ==
         "ds4: file: layer_types[1]: expected sliding_attention, compressed_sparse_attention or "
         "heavily_compressed_attention, found \"full_attention\"");
+  CHECK(error_with(tiny_flash(), "/layer_types/0", "full_attention") ==
+        doctest::Contains("layer_types[0]: expected sliding_attention, "));
+  CHECK(error_with(tiny_flash(), "/mlp_layer_types/5", "hash_moe") ==
+        doctest::Contains("mlp_layer_types[5]: expected moe, as hash_moe layers come first"));
   CHECK(error_with(transformers(), "/layer_types", {"sliding_attention"}) ==
         "ds4: file: layer_types: expected 5 entries, found 1");
   CHECK(error_with(transformers(), "/mlp_layer_types/4", "hash_moe") ==
@@ -234,6 +270,9 @@ TEST_CASE("config.json: statements that contradict each other") {
   CHECK(text("/compress_rope_theta", 10000) ==
         "ds4: file: compress_rope_theta: expected 160000 as in "
         "rope_parameters.compress.rope_theta, found 10000");
+  CHECK(error_with(tiny_flash(), "/compress_rope_theta", 1) ==
+        "ds4: file: compress_rope_theta: expected 160000 as in "
+        "rope_parameters.compress.rope_theta, found 1");
   CHECK(text("/rope_parameters/main/rope_type", "yarn") ==
         doctest::Contains("missing rope_parameters.main.factor"));
   auto main = transformers()["rope_parameters"]["compress"];
@@ -255,8 +294,9 @@ TEST_CASE("config.json: values of another type") {
   const auto text = [](const char* path, Json value) {
     return error_with(release(), path, std::move(value));
   };
-  for (const Json& value : {Json("a\nb"), Json(-1), Json(4.5), Json(4.0), Json(1e30), Json(true),
-                            Json::array({1}), Json::object(), Json(2147483648)}) {
+  for (const Json& value :
+       {Json("a\nb"), Json("wide"), Json(-1), Json(-4), Json(4.5), Json(4.0), Json(1e30),
+        Json(true), Json::array({1}), Json::object(), Json(2147483648)}) {
     const std::string expected =
         "ds4: file: hidden_size: expected an integer from 0 to 2147483647, found " +
         ds4::detail::describe(value);
@@ -311,6 +351,19 @@ TEST_CASE("config.json: fields that do not fit together") {
   CHECK(text("/swiglu_limit", 0) == "ds4: file: swiglu_limit: expected more than 0, found 0");
   CHECK(text("/rope_scaling/factor", 0.5) ==
         "ds4: file: rope_scaling.factor: expected at least 1, found 0.5");
+}
+
+TEST_CASE("config.json: a text that is no JSON, and the name of the file in the error") {
+  const ds4::test::TempDir dir;
+  for (const char* text : {"{\"a\"", "[]", "{}"}) {
+    CAPTURE(text);
+    const auto file = dir.write("config.json", text);
+    const doctest::String error = error_text([&] { ds4::read_config(file); });
+    CHECK(error == doctest::Contains((file.string() + ": ").c_str()));
+    CHECK(error == doctest::Contains(text[0] == '['   ? "expected an object, found an array of 0"
+                                     : text[1] == '}' ? "missing model_type"
+                                                      : "expected JSON, found "));
+  }
 }
 
 TEST_CASE("config.json: a file of more than a MiB is none") {

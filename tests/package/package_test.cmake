@@ -27,6 +27,21 @@ function(run_expecting pattern)
   endif()
 endfunction()
 
+# Runs a command that must fail, with a line that matches.
+function(run_failing pattern)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
+  if(result EQUAL 0 OR NOT "${output}${errors}" MATCHES "${pattern}")
+    message(FATAL_ERROR "${ARGN}: expected '${pattern}', found ${result} and: ${output}${errors}")
+  endif()
+endfunction()
+
+# Writes a config.json without a field that is needed.
+function(write_broken_config file)
+  file(READ "${austen}/config.json" json)
+  string(JSON json REMOVE "${json}" hidden_size)
+  file(WRITE "${file}" "${json}")
+endfunction()
+
 set(configure ${CMAKE_COMMAND} -S "${project}" -B "${project}/build" "-DCMAKE_CXX_COMPILER=${COMPILER}"
     "-DCMAKE_PREFIX_PATH=${prefix}")
 
@@ -94,6 +109,9 @@ function(case_add_subdirectory)
   run_expecting("^ds4 ${VERSION}, next token [0-9]+\n$" "${project}/build/main" "${austen}")
   run(${CMAKE_COMMAND} --install "${project}/build" --prefix "${project}/prefix")
   expect_files("${project}/prefix" bin/main lib/libloader.so)
+  write_broken_config("${project}/small/config.json")
+  run_failing("\nds4: [^\n]*small/config.json: missing hidden_size\n"
+              ${CMAKE_COMMAND} --build "${project}/build")
 endfunction()
 
 function(case_fetch_content)
@@ -120,6 +138,12 @@ function(case_pkg_config)
 
   ask_pkg_config(version --modversion ds4)
   ask_pkg_config(add_model --variable=add_model ds4)
+  set(ENV{CXX} "${COMPILER}")
+  write_broken_config("${project}/broken.json")
+  run_failing("ds4: [^\n]*broken.json: missing hidden_size\n"
+              ${CMAKE_COMMAND} "-DCONFIG=${project}/broken.json" -DNAME=broken
+              "-DOUT=${project}/broken" -P "${add_model}")
+  expect_files("${project}/broken")
   run(${CMAKE_COMMAND} "-DCONFIG=${austen}/config.json" -DNAME=small "-DOUT=${project}/models"
       -P "${add_model}")
   ask_pkg_config(words --cflags --libs ds4)

@@ -1,0 +1,40 @@
+# The backends, once: CMakeLists.txt, the installation, find_package(ds4), ds4_add_model() and the
+# program read this list. NAME has the header <ds4/kernels/NAME.hpp> and the target ds4::NAME.
+set(ds4_backends reference simd kokkos)
+
+# Those that are built only where the option DS4_NAME is on. Their headers, kernels/NAME.hpp and
+# kernels/NAME/*.hpp, do not compile without what they need, and are checked with their target.
+set(ds4_optional_backends kokkos)
+
+# Their types.
+set(ds4_type_reference "ds4::Reference<float>")
+set(ds4_type_simd "ds4::Simd")
+set(ds4_type_kokkos "ds4::KokkosBackend<>")
+
+# What their targets link beside the library.
+set(ds4_links_reference "")
+set(ds4_links_simd Xsimd::Xsimd $<TARGET_NAME_IF_EXISTS:OpenMP::OpenMP_CXX>)
+set(ds4_links_kokkos Kokkos::kokkos)
+
+# ds4_find_NAME(), where that has to be found: sets `missing` to words that say what to do.
+macro(ds4_find_simd)
+  if(NOT TARGET Xsimd::Xsimd)
+    find_package(Xsimd 8.1 QUIET)
+    if(NOT Xsimd_FOUND)
+      set(missing "xsimd 8.1 or later (Debian's libxsimd-dev, or say where it is: -DXsimd_ROOT=<folder>)")
+    endif()
+  endif()
+  find_package(OpenMP QUIET COMPONENTS CXX)  # without it one thread computes
+endmacro()
+macro(ds4_find_kokkos)
+  if(NOT TARGET Kokkos::kokkos)
+    find_package(Kokkos CONFIG QUIET)
+    if(NOT Kokkos_FOUND OR Kokkos_VERSION VERSION_LESS 4)
+      set(missing "Kokkos 4 or later (say where it is: -DKokkos_ROOT=<folder>)")
+    endif()
+  endif()
+endmacro()
+
+# "reference, simd or kokkos", for messages.
+list(JOIN ds4_backends ", " ds4_backends_in_words)
+string(REGEX REPLACE ", ([^,]+)$" " or \\1" ds4_backends_in_words "${ds4_backends_in_words}")
