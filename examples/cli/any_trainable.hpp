@@ -13,9 +13,7 @@
 #include <ds4/train/trainable_model.hpp>
 #include <ds4/train/trained_weights.hpp>
 
-namespace CLI {
-class App;
-}
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -59,6 +57,6 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
                                              const TrainableSource& source);
 
 /// Adds --backend and --threads, as they are for training, to a verb.
-void add_training_backend_options(CLI::App& verb, std::string& backend, std::size_t& threads);
+void add_training_backend_options(Verb& verb, std::string& backend, std::size_t& threads);
 
 }  // namespace ds4::cli

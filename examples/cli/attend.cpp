@@ -11,8 +11,6 @@
 #include <string_view>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
@@ -26,7 +24,7 @@
 #include "cli/options.hpp"
 #include "cli/svg.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -238,21 +236,22 @@ void attend(const AttendOptions& options) {
   write_whole(file, picture(position, ids[position], options.layer.has_value(), probe.layers()));
 }
 
-}  // namespace
-
-void add_attend(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<AttendOptions>();
-  CLI::App& verb = *app.add_subcommand("attend", "Draw what a token attends to");
   add_model_options(verb, options->model, true);
   verb.add_option("--tokens", options->tokens, "JSON: an array of one array of token ids")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--layer", options->layer, "One layer, head by head; default: all layers")
-      ->check(expect_count(0));
+      .check(expect_count(0));
   verb.add_option("--position", options->position, "Of the token; default: the last one")
-      ->check(expect_count(0));
-  verb.add_option("--out", options->out, "SVG file")->required()->check(expect_path());
+      .check(expect_count(0));
+  verb.add_option("--out", options->out, "SVG file").required().check(expect_path());
   verb.callback([options] { attend(*options); });
 }
+
+const VerbRegistration kAttend(150, "attend", "Draw what a token attends to", add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

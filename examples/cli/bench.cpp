@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <iostream>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,15 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-#include <sys/resource.h>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
-#include <ds4/core/json.hpp>
 #include <ds4/core/messages.hpp>
-#include <ds4/core/new_file.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/observer.hpp>
@@ -33,20 +26,22 @@
 #include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/bench_peer.hpp"
 #include "cli/drafting.hpp"
 #include "cli/io.hpp"
+#include "cli/json.hpp"
 #include "cli/launches.hpp"
 #include "cli/machine_limits.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
+#include "cli/stopwatch.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct BenchOptions {
@@ -62,20 +57,10 @@ struct BenchOptions {
   bool peer_protocol = false;
 };
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   const std::size_t middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2.0;
-}
-
-std::size_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
 /// Token ids without a pattern, the same in every run.
@@ -155,9 +140,9 @@ class ComponentTimes final : public StageObserver<float> {
 
 /// Seconds for `count` greedy tokens, the first one `id`.
 double decode_seconds(AnyModel& model, AnyState& state, std::int32_t id, std::size_t count) {
-  const auto start = Clock::now();
+  const Stopwatch time;
   for (std::size_t i = 0; i < count; ++i) id = argmax(model.decode(state, id).values);
-  return seconds_since(start);
+  return time.seconds();
 }
 
 /// Decoding with drafts beside decoding without, from the same states.
@@ -168,13 +153,13 @@ struct Drafting {
   /// Decodes `count` greedy tokens, the first one `id`.
   void measure(AnyModel& model, AnyState& state, std::int32_t id, std::size_t count) {
     Sampler greedy({.temperature = 0});
-    const auto start = Clock::now();
+    const Stopwatch time;
     for (std::size_t done = 0; done < count;) {
       const auto chosen = model.decode_with_drafts(state, id, greedy, *length, count - done);
       done += chosen.size();
       id = chosen.back();
     }
-    seconds.push_back(seconds_since(start));
+    seconds.push_back(time.seconds());
   }
 };
 
@@ -199,9 +184,9 @@ Point measure(AnyModel& model, std::span<const std::int32_t> prompt, const Bench
     if (length && !options.fill) model.keep_drafts(state);
     std::int32_t id = prompt.back();
     if (!options.fill) {
-      const auto start = Clock::now();
+      const Stopwatch time;
       id = argmax(model.prefill(state, prompt).values);
-      point.prefill_seconds.push_back(seconds_since(start));
+      point.prefill_seconds.push_back(time.seconds());
     }
     const auto decode = [&](AnyState decoding) {
       const double before = read_limit.bytes_per_s();
@@ -270,9 +255,9 @@ std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
       model.rollback(state, n);
       std::vector<double> times;
       for (std::size_t i = 0; i < repetitions; ++i) {
-        const auto start = Clock::now();
+        const Stopwatch time;
         model.forward({&pass, 1});
-        times.push_back(seconds_since(start));
+        times.push_back(time.seconds());
         model.rollback(state, n);
       }
       seconds[n - 1].push_back(median(times));
@@ -427,7 +412,7 @@ void bench(const BenchOptions& options) {
     points.push_back(json);
   }
 
-  Json result = points.front();
+  Json result = points.elements().front();
   result["contexts"] = points;
   result["weight_bytes_per_token"] = cost.bytes;
   result["machine"] = {{"threads", options.model.threads},
@@ -449,7 +434,7 @@ void bench(const BenchOptions& options) {
   result["beside_page_cache_bytes"] = memory.beside_page_cache;
   result["peak_rss_bytes"] = peak_rss;
   if (options.json) {
-    print(result.dump(1) + "\n");
+    print(result.dump_lines() + "\n");
     return;
   }
 
@@ -461,36 +446,35 @@ void bench(const BenchOptions& options) {
   line("read bandwidth %.1f GB/s, float32 %.0f GFLOP/s, BF16 %.0f GFLOP/s, %zu threads\n",
        median(read_limits) / 1e9, f32_flops / 1e9, bf16_flops / 1e9, options.model.threads);
   line("a decoded token reads %.1f MB of weights\n", cost.bytes / 1e6);
-  for (const Json& point : points) {
+  for (const Json& point : points.elements()) {
     const Json& share = point["roofline_share"];
-    line("context %zu: ", point["context"].get<std::size_t>());
+    line("context %zu: ", point["context"].count());
     if (share.contains("prefill")) {
       line("prefill %.1f tokens/s (%.0f %% of the arithmetic limit), ",
-           point["prefill_tokens_per_s"].get<double>(), 100.0 * share["prefill"].get<double>());
+           point["prefill_tokens_per_s"].number(), 100.0 * share["prefill"].number());
     }
     line("decode %.2f tokens/s (%.0f %% of the bandwidth limit), state %.1f MB\n",
-         point["decode_tokens_per_s"].get<double>(), 100.0 * share["decode"].get<double>(),
-         point["state_bytes"].get<double>() / 1e6);
+         point["decode_tokens_per_s"].number(), 100.0 * share["decode"].number(),
+         point["state_bytes"].number() / 1e6);
     if (!point.contains("draft")) continue;
     const Json& draft = point["draft"];
     line(
         "  with --draft %s: decode %.2f tokens/s, %.2f x the speed without; %.1f %% of %zu drafted "
         "tokens accepted, %.2f tokens a pass\n",
-        options.draft.c_str(), draft["decode_tokens_per_s"].get<double>(),
-        draft["speed_up"].get<double>(), 100.0 * draft["acceptance"].get<double>(),
-        draft["drafted"].get<std::size_t>(), draft["tokens_per_pass"].get<double>());
+        options.draft.c_str(), draft["decode_tokens_per_s"].number(), draft["speed_up"].number(),
+        100.0 * draft["acceptance"].number(), draft["drafted"].count(),
+        draft["tokens_per_pass"].number());
   }
-  for (const Json& of : verification) {
-    line("a pass of %zu: %.2f x the time of one token, %.2f x the bytes\n",
-         of["tokens"].get<std::size_t>(), of["relative_time"].get<double>(),
-         of["relative_bytes"].get<double>());
+  for (const Json& of : verification.elements()) {
+    line("a pass of %zu: %.2f x the time of one token, %.2f x the bytes\n", of["tokens"].count(),
+         of["relative_time"].number(), of["relative_bytes"].number());
   }
   for (const char* phase : {"prefill", "decode"}) {
-    for (const auto& [name, value] : result["milliseconds_per_token"][phase].items()) {
-      line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.get<double>());
+    for (const auto& [name, value] : result["milliseconds_per_token"][phase].members()) {
+      line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.number());
     }
   }
-  for (const auto& [phase, of_phase] : launches.items()) {
+  for (const auto& [phase, of_phase] : launches.members()) {
     print(launches_table(phase, of_phase));
   }
   line("peak memory %.0f MB; weights %.0f MB, ", static_cast<double>(peak_rss) / 1e6,
@@ -498,140 +482,39 @@ void bench(const BenchOptions& options) {
   print(to_string(memory) + "\n");
 }
 
-/// Writes float32 [rows, cols] in NumPy's format, version 1.0.
-void write_npy(const std::string& path, std::span<const float> values, std::size_t cols) {
-  std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
-                       std::to_string(values.size() / cols) + ", " + std::to_string(cols) + "), }";
-  constexpr std::size_t kPreamble = 10;
-  header.append(64 - (kPreamble + header.size() + 1) % 64, ' ');
-  header += '\n';
-  const std::string start = std::string("\x93NUMPY\x01\0", 8) +
-                            static_cast<char>(header.size() & 0xff) +
-                            static_cast<char>(header.size() >> 8) + header;
-  NewFile file(path);
-  file.write_at(0, std::as_bytes(std::span(start)));
-  file.write_at(start.size(), std::as_bytes(values));
-  file.finish();
-}
-
-/// A request of the peer protocol: its members, checked.
-class Request {
- public:
-  explicit Request(const std::string& line) : json_(detail::parse_json(kWhere, line)) {
-    if (!json_.is_object()) refuse("a request", "an object", json_);
-  }
-
-  std::string text(const char* name) const {
-    const auto& value = member(name);
-    if (!value.is_string()) refuse(name, "a string", value);
-    return value.get<std::string>();
-  }
-  std::size_t count(const char* name) const {
-    const auto value = detail::as_size(member(name));
-    if (!value) refuse(name, "a whole number of at least 0", member(name));
-    return *value;
-  }
-  std::vector<std::int32_t> tokens() const {
-    return parse_token_lists(std::string(kWhere) + ": tokens", "[" + member("tokens").dump() + "]")
-        .front();
-  }
-  std::vector<std::vector<std::int32_t>> chunks() const {
-    return parse_token_lists(std::string(kWhere) + ": chunks", member("chunks").dump());
-  }
-
- private:
-  static constexpr const char* kWhere = "standard input";
-
-  [[noreturn]] static void refuse(const std::string& name, const char* expected,
-                                  const nlohmann::json& found) {
-    throw Error(kWhere, name + ": expected " + expected + ", found " + detail::describe(found));
-  }
-  const nlohmann::json& member(const char* name) const {
-    const auto found = json_.find(name);
-    if (found == json_.end()) throw Error(kWhere, std::string("a request without ") + name);
-    return *found;
-  }
-
-  nlohmann::json json_;
-};
-
-/// Answers one request a line: prefill, decode, logits, rss, quit.
-void serve_peer(const BenchOptions& options) {
-  const auto start = Clock::now();
-  const std::unique_ptr<AnyModel> model = load_model(options.model);
-  print(Json{{"ready", true}, {"load_s", seconds_since(start)}}.dump() + "\n");
-  std::string line;
-  while (std::getline(std::cin, line)) {
-    const Request request(line);
-    const std::string op = request.text("op");
-    Json answer = Json::object();
-    if (op == "quit") return;
-    if (op == "prefill" || op == "decode") {
-      const std::vector<std::int32_t> tokens = request.tokens();
-      AnyState state = model->new_state();
-      auto begin = Clock::now();
-      Logits logits = model->prefill(state, tokens);
-      if (op == "prefill") {
-        answer = {{"s", seconds_since(begin)}, {"argmax", argmax(logits.values)}};
-      } else {
-        std::vector<std::int32_t> ids;
-        std::int32_t id = argmax(logits.values);
-        begin = Clock::now();
-        for (std::size_t i = request.count("n"); i > 0; --i) {
-          id = argmax(model->decode(state, id).values);
-          ids.push_back(id);
-        }
-        answer = {{"s", seconds_since(begin)}, {"ids", ids}};
-      }
-    } else if (op == "logits") {
-      AnyState state = model->new_state();
-      std::vector<float> rows;
-      for (const auto& chunk : request.chunks()) {
-        const AnyModel::Sequence sequence{&state, chunk};
-        const Logits logits = model->forward({&sequence, 1});
-        rows.insert(rows.end(), logits.values.begin(), logits.values.end());
-      }
-      write_npy(request.text("path"), rows, model->config().vocab_size);
-    } else if (op == "rss") {
-      answer = {{"peak_rss_mb", static_cast<double>(peak_rss_bytes()) / (1024.0 * 1024.0)}};
-    } else {
-      throw Error("standard input", "op: expected prefill, decode, logits, rss or quit, found " +
-                                        detail::in_quotes(op));
-    }
-    print(answer.dump() + "\n");
-  }
-}
-
-}  // namespace
-
-void add_bench(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App& verb = *app.add_subcommand("bench", "Measure speed against the machine's limits");
   add_model_options(verb, options->model, false);
-  auto* prompt = verb.add_option("--prompt", options->prompt, "Tokens of the prompt")
-                     ->capture_default_str()
-                     ->check(expect_count(1));
+  const Option prompt = verb.add_option("--prompt", options->prompt, "Tokens of the prompt")
+                            .capture_default_str()
+                            .check(expect_count(1));
   verb.add_option("--decode", options->decode, "Tokens to decode behind it")
-      ->capture_default_str()
-      ->check(expect_count(1));
+      .capture_default_str()
+      .check(expect_count(1));
   verb.add_option("--repetitions", options->repetitions, "Of which the median counts")
-      ->capture_default_str()
-      ->check(expect_count(1));
+      .capture_default_str()
+      .check(expect_count(1));
   verb.add_option("--contexts", options->contexts, "Several prompt lengths, e.g. 512,4096")
-      ->delimiter(',')
-      ->excludes(prompt)
-      ->check(expect_count(1));
+      .delimiter(',')
+      .excludes(prompt)
+      .check(expect_count(1));
   verb.add_option("--text-file", options->text_file,
                   "Text that the prompts are the beginning of; default: random tokens")
-      ->check(expect_path());
+      .check(expect_path());
   add_draft_option(verb, options->draft);
   verb.add_flag("--fill", options->fill,
                 "Decode behind a state of random numbers instead of taking the prompt in");
-  auto* json = verb.add_flag("--json", options->json, "Print one JSON object");
+  const Option json = verb.add_flag("--json", options->json, "Print one JSON object");
   verb.add_flag("--peer-protocol", options->peer_protocol,
                 "Answer requests on standard input, one JSON object a line")
-      ->excludes(json);
-  verb.callback([options] { options->peer_protocol ? serve_peer(*options) : bench(*options); });
+      .excludes(json);
+  verb.callback(
+      [options] { options->peer_protocol ? serve_peer(options->model) : bench(*options); });
 }
+
+const VerbRegistration kBench(80, "bench", "Measure speed against the machine's limits",
+                              add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/core/error.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
@@ -28,7 +26,7 @@
 #include "cli/progress.hpp"
 #include "cli/sampling.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -410,24 +408,24 @@ void chat(const ChatVerbOptions& options) {
   if (chat.drafts()) print_error(to_string(chat.drafts()->totals()) + "\n");
 }
 
-}  // namespace
-
-void add_chat(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<ChatVerbOptions>();
-  CLI::App& verb = *app.add_subcommand("chat", "Talk with a model");
   verb.footer("In the chat:\n" + std::string(kCommands));
   add_model_options(verb, options->model, false);
   verb.add_option("--system", options->system, "Text in front of the chat");
-  verb.add_flag_function(
-      "--think,!--no-think", [options](std::int64_t count) { options->think = count > 0; },
-      "Whether the model reasons before it answers; it does unless told");
+  verb.add_flag("--think,!--no-think", options->think,
+                "Whether the model reasons before it answers; it does unless told");
   verb.add_option("--max-tokens", options->max_tokens,
                   "Tokens of an answer at most. Unless told, the model ends it itself, or after " +
                       std::to_string(kPlainTokens) + " tokens if it cannot")
-      ->check(expect_count(1));
+      .check(expect_count(1));
   add_sampling_options(verb, options->sampling);
   add_draft_option(verb, options->draft);
   verb.callback([options] { chat(*options); });
 }
+
+const VerbRegistration kChat(20, "chat", "Talk with a model", add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -13,9 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/dtype.hpp>
@@ -28,15 +25,14 @@
 #include "cli/any_model.hpp"
 #include "cli/chunks.hpp"
 #include "cli/io.hpp"
+#include "cli/json.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct CheckVerbOptions {
   ModelChoice model;
@@ -243,7 +239,7 @@ void print_json(const CheckReport& report, const Json& about) {
   json["verdict"] = verdict(report);
   json["same_top"] = report.same_top;
   json["stages"] = std::move(stages);
-  print(json.dump(1) + "\n");
+  print(json.dump_lines() + "\n");
 }
 
 /// Whether the backend rounds activations, as far as the program's options tell.
@@ -317,37 +313,39 @@ void check(const CheckVerbOptions& options) {
   if (!report.passed()) throw Error("check", verdict(report));
 }
 
-}  // namespace
-
-void add_check(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<CheckVerbOptions>();
-  CLI::App& verb =
-      *app.add_subcommand("check", "Compare a backend with the reference, stage by stage");
   add_model_options(verb, options->model, true);
   verb.add_option("--against", options->against,
                   "Folder of the reference's checkpoint, of the same configuration, e.g. one "
                   "before `ds4 convert`; unless told, that of --model")
-      ->check(expect_path());
-  auto* tokens = verb.add_option("--tokens", options->tokens,
-                                 "JSON: an array with one array of token ids; unless told, tokens "
-                                 "without a pattern, enough to reach every kind of attention")
-                     ->check(expect_path());
+      .check(expect_path());
+  const Option tokens =
+      verb.add_option("--tokens", options->tokens,
+                      "JSON: an array with one array of token ids; unless told, tokens "
+                      "without a pattern, enough to reach every kind of attention")
+          .check(expect_path());
   verb.add_option("--length", options->length, "How many tokens without a pattern")
-      ->excludes(tokens)
-      ->check(expect_count(1));
+      .excludes(tokens)
+      .check(expect_count(1));
   verb.add_option(
           "--chunks", options->chunks,
           "Take the tokens in in passes of these sizes, the last one repeating, e.g. 5,64,1")
-      ->check(expect_chunks());
+      .check(expect_chunks());
   verb.add_option("--tolerance", options->tolerance,
                   "Largest error of a stage; unless told " + number(kFloat32Tolerance) +
                       " for float32 activations and " + number(kBf16Tolerance) + " for BF16")
-      ->check(expect<double>("a number of at least 0",
-                             [](double value) { return value >= 0.0 && std::isfinite(value); }));
-  auto* all = verb.add_flag("--all", options->all, "A line for each stage of each layer");
+      .check(expect<double>("a number of at least 0",
+                            [](double value) { return value >= 0.0 && std::isfinite(value); }));
+  const Option all = verb.add_flag("--all", options->all, "A line for each stage of each layer");
   verb.add_flag("--json", options->json, "Print one JSON object, with every stage of every layer")
-      ->excludes(all);
+      .excludes(all);
   verb.callback([options] { check(*options); });
 }
+
+const VerbRegistration kCheck(160, "check", "Compare a backend with the reference, stage by stage",
+                              add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

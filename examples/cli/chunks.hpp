@@ -9,9 +9,9 @@
 #include <system_error>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/core/messages.hpp>
+
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -30,15 +30,12 @@ inline std::optional<std::vector<std::size_t>> parse_chunks(std::string_view tex
 }
 
 /// Accepts what parse_chunks() does.
-inline CLI::Validator expect_chunks() {
-  return CLI::Validator(
-      [](const std::string& text) {
-        return parse_chunks(text)
-                   ? ""
-                   : "expected whole numbers of at least 1 with commas between, found " +
-                         detail::in_quotes(text);
-      },
-      "");
+inline Check expect_chunks() {
+  return [](const std::string& text) {
+    return parse_chunks(text) ? ""
+                              : "expected whole numbers of at least 1 with commas between, found " +
+                                    detail::in_quotes(text);
+  };
 }
 
 }  // namespace ds4::cli

@@ -5,17 +5,15 @@
 #include <memory>
 #include <string>
 
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-
 #include <ds4/checkpoint/convert.hpp>
 #include <ds4/core/error.hpp>
 
 #include "cli/io.hpp"
+#include "cli/json.hpp"
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
 #include "cli/storage_formats.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -29,7 +27,7 @@ struct ConvertVerbOptions {
 };
 
 void print_json(const Conversion& conversion, const std::string& format) {
-  nlohmann::ordered_json changes = nlohmann::ordered_json::array();
+  Json changes = Json::array();
   for (const StorageChange& change : conversion.changes) {
     changes.push_back({{"kind", change.kind},
                        {"tensors", change.tensors},
@@ -39,13 +37,13 @@ void print_json(const Conversion& conversion, const std::string& format) {
                        {"largest_error", change.error.largest},
                        {"relative_rms_error", change.error.relative_rms()}});
   }
-  const nlohmann::ordered_json json = {{"format", format},
-                                       {"tensors", conversion.tensors},
-                                       {"bytes", conversion.bytes},
-                                       {"files", conversion.files},
-                                       {"left_out", conversion.left_out},
-                                       {"changes", std::move(changes)}};
-  print(json.dump(1) + "\n");
+  const Json json = {{"format", format},
+                     {"tensors", conversion.tensors},
+                     {"bytes", conversion.bytes},
+                     {"files", conversion.files},
+                     {"left_out", conversion.left_out},
+                     {"changes", std::move(changes)}};
+  print(json.dump_lines() + "\n");
 }
 
 void print_table(const Conversion& conversion) {
@@ -107,26 +105,26 @@ void convert_checkpoint(const ConvertVerbOptions& options) {
   }
 }
 
-}  // namespace
-
-void add_convert(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<ConvertVerbOptions>();
-  CLI::App& verb = *app.add_subcommand("convert", "Store a checkpoint in another format");
-  verb.add_option("DIR", options->dir, "Folder of the checkpoint")
-      ->required()
-      ->check(expect_path());
+  verb.add_option("DIR", options->dir, "Folder of the checkpoint").required().check(expect_path());
   verb.add_option("--format", options->format, "Storage of the matrices")
-      ->required()
-      ->check(CLI::IsMember({"release", "bf16", "f32"}));
+      .required()
+      .one_of({"release", "bf16", "f32"});
   verb.add_option("--out", options->out, "Folder to write; made if it is missing")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--shard-size", options->shard_size, "GB of tensors in a file, at most")
-      ->capture_default_str()
-      ->check(expect<double>("a number of GB from 1e-6 to 1e6",
-                             [](double value) { return value >= 1e-6 && value <= 1e6; }));
+      .capture_default_str()
+      .check(expect<double>("a number of GB from 1e-6 to 1e6",
+                            [](double value) { return value >= 1e-6 && value <= 1e6; }));
   verb.add_flag("--json", options->json, "Print one JSON object");
   verb.callback([options] { convert_checkpoint(*options); });
 }
+
+const VerbRegistration kConvert(110, "convert", "Store a checkpoint in another format",
+                                add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -11,8 +11,6 @@
 #include <system_error>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
@@ -21,6 +19,7 @@
 
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -35,14 +34,14 @@ inline std::optional<DraftLength> parse_draft_length(const std::string& text) {
   return DraftLength::fixed(length);
 }
 
-inline void add_draft_option(CLI::App& verb, std::string& draft) {
+inline void add_draft_option(Verb& verb, std::string& draft) {
   const std::string most = std::to_string(DraftLength::kMost);
   verb.add_option("--draft", draft,
                   "Tokens that the multi-token-prediction layer guesses for each pass to verify: 1 "
                   "to " +
                       most + ", auto (as many as pay), or off")
-      ->capture_default_str()
-      ->check([most](const std::string& text) {
+      .capture_default_str()
+      .check([most](const std::string& text) {
         const bool valid = text == "off" || parse_draft_length(text);
         return valid ? ""
                      : "expected a number from 1 to " + most + ", auto or off, found " +

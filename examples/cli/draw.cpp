@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/layer_sequence.hpp>
@@ -21,7 +19,7 @@
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
 #include "cli/svg.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -282,20 +280,21 @@ void draw(const std::string& name, const std::string& out) {
   write_whole(file, picture(config));
 }
 
-}  // namespace
-
-void add_draw(CLI::App& app) {
+void add_options(Verb& verb) {
   struct Options {
     std::string config;
     std::string out;
   };
   auto options = std::make_shared<Options>();
-  CLI::App& verb = *app.add_subcommand("draw", "Draw a configuration's layers");
   verb.add_option("CONFIG", options->config, "flash, pro, a config.json or its folder")
-      ->required()
-      ->check(expect_path());
-  verb.add_option("--out", options->out, "SVG file")->required()->check(expect_path());
+      .required()
+      .check(expect_path());
+  verb.add_option("--out", options->out, "SVG file").required().check(expect_path());
   verb.callback([options] { draw(options->config, options->out); });
 }
+
+const VerbRegistration kDraw(130, "draw", "Draw a configuration's layers", add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

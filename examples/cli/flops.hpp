@@ -4,17 +4,17 @@
 #include <array>
 #include <cstddef>
 
-#include <nlohmann/json.hpp>
-
 #include <ds4/plan/plan.hpp>
+
+#include "cli/json.hpp"
 
 namespace ds4::cli {
 
 /// The components that have any, by name.
-inline nlohmann::ordered_json components(const std::array<std::size_t, kComponents>& flops) {
+inline Json components(const std::array<std::size_t, kComponents>& flops) {
   constexpr std::array<const char*, kComponents> kNames{"attention",         "indexer", "experts",
                                                         "hyper_connections", "head",    "rest"};
-  auto json = nlohmann::ordered_json::object();
+  Json json = Json::object();
   for (std::size_t i = 0; i < kComponents; ++i) {
     if (flops[i] > 0) json[kNames[i]] = flops[i];
   }

@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
@@ -21,7 +19,7 @@
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -83,26 +81,28 @@ void gradients(const GradientsOptions& options) {
         " predictions\n");
 }
 
-}  // namespace
-
-void add_gradients(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<GradientsOptions>();
-  CLI::App& verb = *app.add_subcommand(
-      "gradients", "Write the gradients of the mean next-token cross-entropy of token sequences");
   add_training_backend_options(verb, options->model.backend, options->model.threads);
   verb.add_option("--model", options->model.dir, "Folder of the checkpoint")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--tokens", options->tokens,
                   "JSON: an array of arrays of token ids, at least two in each")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--out", options->out,
                   "Safetensors file: loss [1] and grad.{name} with the names of the checkpoint, "
                   "float32; without weights that this loss does not reach")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.callback([options] { gradients(*options); });
 }
+
+const VerbRegistration kGradients(
+    170, "gradients", "Write the gradients of the mean next-token cross-entropy of token sequences",
+    add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

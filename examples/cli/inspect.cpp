@@ -10,8 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
@@ -24,7 +22,7 @@
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -170,14 +168,16 @@ void inspect(const std::filesystem::path& dir) {
   print(out.str());
 }
 
-}  // namespace
-
-void add_inspect(CLI::App& app) {
+void add_options(Verb& verb) {
   auto dir = std::make_shared<std::string>();
-  CLI::App& verb = *app.add_subcommand(
-      "inspect", "Describe a checkpoint and say whether this program can run it");
-  verb.add_option("DIR", *dir, "Folder of the checkpoint")->required()->check(expect_path());
+  verb.add_option("DIR", *dir, "Folder of the checkpoint").required().check(expect_path());
   verb.callback([dir] { inspect(*dir); });
 }
+
+const VerbRegistration kInspect(70, "inspect",
+                                "Describe a checkpoint and say whether this program can run it",
+                                add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -7,12 +7,8 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 namespace ds4::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 /// A GPU's limits as its vendor states them: memory bandwidth, and float32 without matrix units.
 struct Gpu {
@@ -59,17 +55,16 @@ std::string launches_table(const std::string& phase, const Json& launches) {
   const auto line = [&](const std::string& label, const Json& of) {
     char buffer[200];
     std::snprintf(buffer, sizeof(buffer), "%-8s %-30s %5zu launches %10.3f MB %11.3f MFLOP",
-                  phase.c_str(), label.c_str(), of["launches"].get<std::size_t>(),
-                  of["bytes"].get<double>() / 1e6, of["flops"].get<double>() / 1e6);
+                  phase.c_str(), label.c_str(), of["launches"].count(), of["bytes"].number() / 1e6,
+                  of["flops"].number() / 1e6);
     text += buffer;
-    for (const auto& [gpu, seconds] : of["estimated_seconds"].items()) {
-      std::snprintf(buffer, sizeof(buffer), "  %s %.1f us", gpu.c_str(),
-                    seconds.get<double>() * 1e6);
+    for (const auto& [gpu, seconds] : of["estimated_seconds"].members()) {
+      std::snprintf(buffer, sizeof(buffer), "  %s %.1f us", gpu.c_str(), seconds.number() * 1e6);
       text += buffer;
     }
     text += "\n";
   };
-  for (const Json& kernel : launches["kernels"]) line(kernel["label"], kernel);
+  for (const Json& kernel : launches["kernels"].elements()) line(kernel["label"].text(), kernel);
   line("all (GPU times are estimates)", launches);
   return text;
 }

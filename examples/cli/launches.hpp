@@ -4,18 +4,17 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "cli/any_model.hpp"
+#include "cli/json.hpp"
 
 namespace ds4::cli {
 
 /// The launches by label, their sum, and for each GPU the least time in which it could move the
 /// bytes or do the operations of each launch, whichever takes longer: an estimate, without the time
 /// that launches take.
-nlohmann::ordered_json launches_json(const std::vector<Launches>& launches);
+Json launches_json(const std::vector<Launches>& launches);
 
 /// The same as a table, each line with `phase` in front.
-std::string launches_table(const std::string& phase, const nlohmann::ordered_json& launches);
+std::string launches_table(const std::string& phase, const Json& launches);
 
 }  // namespace ds4::cli

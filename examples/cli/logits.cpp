@@ -8,8 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
@@ -25,7 +23,7 @@
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -189,22 +187,19 @@ void logits(const LogitsOptions& options) {
   print_error("memory: " + to_string(memory) + "\n");
 }
 
-}  // namespace
-
-void add_logits(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<LogitsOptions>();
-  CLI::App& verb = *app.add_subcommand("logits", "Write the logits of token sequences to a file");
   add_model_options(verb, options->model, true);
   verb.add_option("--tokens", options->tokens, "JSON: an array of arrays of token ids")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--out", options->out, "Safetensors file: logits.{i} [S, vocab_size], float32")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--chunks", options->chunks,
                   "Take in each sequence in chunks of these sizes, the last one repeating, "
                   "e.g. 5,64,1")
-      ->check(expect_chunks());
+      .check(expect_chunks());
   verb.add_flag("--layers", options->layers,
                 "Also write layers.{i}.{l} [S, hc_mult, hidden_size], the output of every layer");
   verb.add_flag("--mtp", options->mtp,
@@ -212,5 +207,10 @@ void add_logits(CLI::App& app) {
                 "row t, which reads token t+1, predicts token t+2");
   verb.callback([options] { logits(*options); });
 }
+
+const VerbRegistration kLogits(30, "logits", "Write the logits of token sequences to a file",
+                               add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -6,6 +6,8 @@
 #include <fstream>
 #include <string>
 
+#include <sys/resource.h>
+
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
@@ -85,6 +87,12 @@ std::size_t anonymous_bytes() {
     if (std::sscanf(line.c_str(), "RssAnon: %zu kB", &kilobytes) == 1) return kilobytes * 1024;
   }
   return 0;
+}
+
+std::size_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
 std::string to_string(const MemoryUse& use) {

@@ -38,6 +38,9 @@ std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std:
 /// Resident bytes of this process that are not pages of files; 0 if the system does not say.
 std::size_t anonymous_bytes();
 
+/// The most resident bytes that this process has had.
+std::size_t peak_rss_bytes();
+
 /// "scratch 5.0 MB (planned 5.1), state 0.8 MB (planned 0.8), 31.0 MB resident beside the page
 /// cache"
 std::string to_string(const MemoryUse& use);

@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
@@ -22,6 +20,7 @@
 
 #include "cli/any_model.hpp"
 #include "cli/options.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -35,30 +34,30 @@ std::vector<std::string> backend_names() {
   return names;
 }
 
-void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model) {
+void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
   const std::vector<std::string> backends = backend_names();
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
   choice.backend = backends.front();
   choice.threads = std::max(1u, std::thread::hardware_concurrency());
 
-  auto* model =
-      verb.add_option("--model", choice.dir, "Folder of the checkpoint")->check(expect_path());
-  if (needs_model) model->required();
+  const Option model =
+      verb.add_option("--model", choice.dir, "Folder of the checkpoint").check(expect_path());
+  if (needs_model) model.required();
   verb.add_option("--backend", choice.backend, "How to compute: " + available)
-      ->capture_default_str()
-      ->check([=](const std::string& name) {
+      .capture_default_str()
+      .check([=](const std::string& name) {
         const bool known = std::ranges::find(backends, name) != backends.end();
         return known ? "" : "expected one of " + available + ", found " + detail::in_quotes(name);
       });
   verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
-      ->capture_default_str()
-      ->check(expect_count(1, kMostThreads));
+      .capture_default_str()
+      .check(expect_count(1, kMostThreads));
   verb.add_option("--memory-budget", choice.memory_budget,
                   "GB of weights to keep in memory: those that every token reads, then the experts "
                   "used most; the others stay in the files. Unless told, all or none")
-      ->check(expect<double>("a number from 0 to 1e6",
-                             [](double gb) { return gb >= 0.0 && gb <= 1e6; }));
+      .check(expect<double>("a number from 0 to 1e6",
+                            [](double gb) { return gb >= 0.0 && gb <= 1e6; }));
   verb.add_flag("--exact", choice.exact,
                 "Activations and state in float32, also where weights are stored in less");
   verb.add_flag("--deterministic,!--no-deterministic", choice.deterministic,
@@ -93,6 +92,9 @@ NearestModel nearest_model(const ConfigValues& config, std::string_view backend)
     if (nearest.model == nullptr || differences.size() < nearest.differences.size()) {
       nearest = {&model, std::move(differences)};
     }
+  }
+  if (nearest.model == nullptr) {
+    throw Error("--backend", "found " + std::string(backend) + ", which is not compiled in");
   }
   return nearest;
 }

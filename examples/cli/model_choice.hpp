@@ -12,10 +12,7 @@
 #include <ds4/config/config_values.hpp>
 
 #include "cli/any_model.hpp"
-
-namespace CLI {
-class App;
-}
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -29,7 +26,7 @@ struct ModelChoice {
 };
 
 /// Adds the options to a verb. Those that need one must be given a --model.
-void add_model_options(CLI::App& verb, ModelChoice& choice, bool needs_model);
+void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model);
 
 /// The folder of the chosen model. Throws ds4::Error if that is the default and it is not found.
 std::filesystem::path model_dir(const ModelChoice& choice);
@@ -38,7 +35,8 @@ std::filesystem::path model_dir(const ModelChoice& choice);
 /// do about it) or cannot be loaded.
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice);
 
-/// The compiled-in model nearest to a configuration, and in what that differs from it.
+/// The compiled-in model nearest to a configuration, and in what that differs from it. Throws
+/// ds4::Error for a backend that none is compiled in on.
 struct NearestModel {
   const CompiledModel* model;
   std::vector<FieldDifference> differences;  ///< none: this model runs it

@@ -9,8 +9,6 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
@@ -22,7 +20,7 @@
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -132,23 +130,25 @@ void perplexity(const PerplexityOptions& options) {
   print(text);
 }
 
-}  // namespace
-
-void add_perplexity(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<PerplexityOptions>();
-  CLI::App& verb = *app.add_subcommand("perplexity", "Measure how well a model predicts a text");
   add_model_options(verb, options->model, true);
   verb.add_option("--text-file", options->text_file, "The text; no begin token is added")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--context", options->context,
                   "Tokens per window, each read from an empty state; default: " +
                       std::to_string(kDefaultContext) + ", or the model's context if smaller")
-      ->check(expect_count(2));
+      .check(expect_count(2));
   verb.add_flag("--mtp", options->mtp,
                 "Also tell how often the multi-token-prediction layer's likeliest token is the one "
                 "that the model itself finds likeliest a token later");
   verb.callback([options] { perplexity(*options); });
 }
+
+const VerbRegistration kPerplexity(40, "perplexity", "Measure how well a model predicts a text",
+                                   add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

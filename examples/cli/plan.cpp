@@ -9,25 +9,21 @@
 #include <thread>
 #include <utility>
 
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/plan/plan.hpp>
 
 #include "cli/flops.hpp"
 #include "cli/io.hpp"
+#include "cli/json.hpp"
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
 #include "cli/plan_training.hpp"
 #include "cli/storage_formats.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 const std::map<std::string, StateFormat> kStates{
     {"f32", StateFormat::f32}, {"bf16", StateFormat::bf16}, {"fp8", StateFormat::fp8}};
@@ -91,7 +87,7 @@ void print_plan(const PlanVerbOptions& options) {
     if (options.bandwidth > 0.0) {
       json["decode_tokens_per_s_limit"] = options.bandwidth * 1e9 / read;
     }
-    print(json.dump(1) + "\n");
+    print(json.dump_lines() + "\n");
     return;
   }
 
@@ -121,53 +117,54 @@ void print_plan(const PlanVerbOptions& options) {
        {std::pair{"prefill", p.prefill_flops}, std::pair{"decode", p.decode_flops}}) {
     line("%-8s %8.2f GFLOP a token", phase, gb(Plan::total(flops)));
     const Json parts = components(flops);
-    for (const auto& [name, value] : parts.items()) {
-      line("; %s %.2f", name.c_str(), gb(value.get<std::size_t>()));
+    for (const auto& [name, value] : parts.members()) {
+      line("; %s %.2f", name.c_str(), gb(value.count()));
     }
     print("\n");
   }
 }
 
-}  // namespace
-
-void add_plan(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<PlanVerbOptions>();
   options->plan.threads = std::max(1u, std::thread::hardware_concurrency());
-  CLI::App& verb =
-      *app.add_subcommand("plan", "What a configuration takes, before anything is loaded");
   verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--context", options->plan.context, "Tokens of each sequence")
-      ->capture_default_str()
-      ->check(expect_count(1));
+      .capture_default_str()
+      .check(expect_count(1));
   verb.add_option("--batch", options->plan.batch, "Sequences")
-      ->capture_default_str()
-      ->check(expect_count(1, 1'000'000));
+      .capture_default_str()
+      .check(expect_count(1, 1'000'000));
   verb.add_option("--chunk", options->plan.chunk,
                   "Tokens of a pass of prefill; unless told, as the model takes a prompt in")
-      ->check(expect_count(1));
+      .check(expect_count(1));
   verb.add_option("--threads", options->plan.threads, "Threads, each with some scratch memory")
-      ->capture_default_str()
-      ->check(expect_count(1, kMostThreads));
+      .capture_default_str()
+      .check(expect_count(1, kMostThreads));
   verb.add_option("--storage", options->storage, "Storage of the weights")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"release", "bf16", "f32"}));
+      .capture_default_str()
+      .one_of({"release", "bf16", "f32"});
   verb.add_option("--state", options->state, "Storage of the state's rows")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"bf16", "f32", "fp8"}));
+      .capture_default_str()
+      .one_of({"bf16", "f32", "fp8"});
   verb.add_option("--bandwidth", options->bandwidth, "GB/s, to tell the tokens/s that it allows")
-      ->check(expect<double>("a number above 0 and at most 1e6",
-                             [](double gb) { return gb > 0.0 && gb <= 1e6; }));
-  CLI::Option* train =
+      .check(expect<double>("a number above 0 and at most 1e6",
+                            [](double gb) { return gb > 0.0 && gb <= 1e6; }));
+  const Option train =
       verb.add_flag("--train", options->train,
                     "What training takes instead: memory of a device and operations of a step");
   for (const char* name : {"--chunk", "--threads", "--storage", "--state", "--bandwidth"}) {
-    train->excludes(verb.get_option(name));
+    train.excludes(verb.option(name));
   }
-  add_training_plan_options(verb, *train, options->training);
+  add_training_plan_options(verb, train, options->training);
   verb.add_flag("--json", options->json, "Print one JSON object");
   verb.callback([options] { print_plan(*options); });
 }
+
+const VerbRegistration kPlan(100, "plan", "What a configuration takes, before anything is loaded",
+                             add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

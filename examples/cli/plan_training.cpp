@@ -6,22 +6,19 @@
 #include <string>
 #include <utility>
 
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/plan/training_plan.hpp>
 
 #include "cli/flops.hpp"
 #include "cli/io.hpp"
+#include "cli/json.hpp"
 #include "cli/options.hpp"
 #include "cli/training_plans.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string name_of(Recompute recompute) {
   return recompute == Recompute::none ? "none" : recompute == Recompute::layer ? "layer" : "pair";
@@ -32,6 +29,10 @@ const PlannableTraining& plannable(const ConfigValues& config) {
   for (const PlannableTraining& entry : plannable_trainings()) {
     if (compare(config, entry.config).empty()) return entry;
     names += (names.empty() ? "" : ", ") + entry.config.name;
+  }
+  if (names.empty()) {
+    throw Error("--train", "expected a program with trainings compiled in, which " +
+                               std::string(program_name()) + " is not");
   }
   throw Error("CONFIG",
               "found a configuration that is not compiled in, expected for --train one of " +
@@ -80,7 +81,7 @@ void print_json(const TrainingPlan& plan, const TrainingPlanChoice& choice) {
                        {"backward", flops(plan.backward)},
                        {"optimizer", flops(plan.optimizer)}}},
                      {"recompute", policies}};
-  print(json.dump(1) + "\n");
+  print(json.dump_lines() + "\n");
 }
 
 void print_text(const TrainingPlan& plan, const TrainingPlanChoice& choice) {
@@ -119,8 +120,8 @@ void print_text(const TrainingPlan& plan, const TrainingPlanChoice& choice) {
        {std::pair{"forward", plan.forward}, std::pair{"backward", plan.backward}}) {
     line("%-8s GFLOP ", phase);
     const Json parts = components(flops.products);
-    for (const auto& [name, value] : parts.items()) {
-      line(" %s %.2f;", name.c_str(), giga(value.get<std::size_t>()));
+    for (const auto& [name, value] : parts.members()) {
+      line(" %s %.2f;", name.c_str(), giga(value.count()));
     }
     line(" elementwise %.2f\n", giga(flops.elementwise));
   }
@@ -128,45 +129,45 @@ void print_text(const TrainingPlan& plan, const TrainingPlanChoice& choice) {
 
 }  // namespace
 
-void add_training_plan_options(CLI::App& verb, CLI::Option& train,
+void add_training_plan_options(Verb& verb, Option train,
                                const std::shared_ptr<TrainingPlanChoice>& choice) {
   verb.add_option("--optimizer", choice->optimizer, "For the matrices: muon, adamw")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"muon", "adamw"}))
-      ->needs(&train);
+      .capture_default_str()
+      .one_of({"muon", "adamw"})
+      .needs(train);
   verb.add_option("--values", choice->values,
                   "Of weights, gradients and activations: f32, as this program trains, or bf16, as "
                   "others do; the optimizer's state is f32")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->needs(&train);
+      .capture_default_str()
+      .one_of({"f32", "bf16"})
+      .needs(train);
   verb.add_option("--recompute", choice->recompute,
                   "What is computed again on the way back: none, layer, pair; all: one line each")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"none", "layer", "pair", "all"}))
-      ->needs(&train);
+      .capture_default_str()
+      .one_of({"none", "layer", "pair", "all"})
+      .needs(train);
   verb.add_flag("!--no-masters", choice->plan.masters,
                 "Without float32 masters of the matrices that are saved as BF16")
-      ->needs(&train);
+      .needs(train);
   verb.add_flag("!--no-mtp", choice->plan.mtp, "Without the multi-token-prediction layer")
-      ->needs(&train);
+      .needs(train);
   verb.add_option("--devices", choice->plan.devices,
                   "data * experts * pipeline; unless told, as many as these ask for")
-      ->check(expect_count(1))
-      ->needs(&train);
+      .check(expect_count(1))
+      .needs(train);
   verb.add_option("--data", choice->plan.data, "Replicas of all else")
-      ->capture_default_str()
-      ->check(expect_count(1, 1'000'000))
-      ->needs(&train);
+      .capture_default_str()
+      .check(expect_count(1, 1'000'000))
+      .needs(train);
   verb.add_option("--experts", choice->plan.experts,
                   "Devices that share the experts of a layer, each with a batch of its own")
-      ->capture_default_str()
-      ->check(expect_count(1, 1'000'000))
-      ->needs(&train);
+      .capture_default_str()
+      .check(expect_count(1, 1'000'000))
+      .needs(train);
   verb.add_option("--pipeline", choice->plan.pipeline, "Stages of layers")
-      ->capture_default_str()
-      ->check(expect_count(1, 1'000'000))
-      ->needs(&train);
+      .capture_default_str()
+      .check(expect_count(1, 1'000'000))
+      .needs(train);
 }
 
 void print_training_plan(const ConfigValues& config, const TrainingPlanChoice& choice, bool json) {

@@ -7,10 +7,7 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/plan/training_plan.hpp>
 
-namespace CLI {
-class App;
-class Option;
-}  // namespace CLI
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -23,7 +20,7 @@ struct TrainingPlanChoice {
 };
 
 /// Adds the options that need --train.
-void add_training_plan_options(CLI::App& verb, CLI::Option& train,
+void add_training_plan_options(Verb& verb, Option train,
                                const std::shared_ptr<TrainingPlanChoice>& choice);
 
 /// Prints the plan, as JSON if that is wanted. Throws ds4::Error for a configuration that is not

@@ -10,8 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
@@ -26,7 +24,7 @@
 #include "cli/options.hpp"
 #include "cli/svg.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -187,23 +185,25 @@ void routes(const RoutesOptions& options) {
   write_whole(file, picture(model->config(), counter, tokens));
 }
 
-}  // namespace
-
-void add_routes(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<RoutesOptions>();
-  CLI::App& verb = *app.add_subcommand("routes", "Draw which experts fire, layer by layer");
   add_model_options(verb, options->model, true);
-  auto* tokens =
+  const Option tokens =
       verb.add_option("--tokens", options->tokens,
                       "JSON: an array of arrays of token ids; each is taken in by itself");
-  tokens->check(expect_path());
+  tokens.check(expect_path());
   verb.add_option("--text-file", options->text_file,
                   "A text instead, in windows of " + std::to_string(kWindow) +
                       " tokens; no begin token is added")
-      ->check(expect_path())
-      ->excludes(tokens);
-  verb.add_option("--out", options->out, "SVG file")->required()->check(expect_path());
+      .check(expect_path())
+      .excludes(tokens);
+  verb.add_option("--out", options->out, "SVG file").required().check(expect_path());
   verb.callback([options] { routes(*options); });
 }
+
+const VerbRegistration kRoutes(140, "routes", "Draw which experts fire, layer by layer",
+                               add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -1,5 +1,4 @@
 // ds4 run: continues a prompt and streams the text.
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -8,8 +7,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
@@ -24,8 +21,9 @@
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/sampling.hpp"
+#include "cli/stopwatch.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -39,16 +37,6 @@ struct RunOptions {
   std::size_t max_tokens = 256;
   std::string draft = "off";
   Sampling sampling;
-};
-
-class Stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 std::string tokens_per_second(std::size_t tokens, double seconds) {
@@ -122,30 +110,31 @@ void run(const RunOptions& options) {
   if (interrupted()) throw Quit{};
 }
 
-}  // namespace
-
-void add_run(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<RunOptions>();
-  CLI::App& verb = *app.add_subcommand("run", "Continue a prompt and stream the text");
   add_model_options(verb, options->model, false);
-  auto* prompt = verb.add_option("--prompt", options->prompt,
-                                 "Text to continue; without one the model begins. The "
-                                 "begin-of-sequence token is put in front");
+  const Option prompt = verb.add_option("--prompt", options->prompt,
+                                        "Text to continue; without one the model begins. The "
+                                        "begin-of-sequence token is put in front");
   verb.add_option("--prompt-file", options->prompt_file, "File with the text to continue")
-      ->excludes(prompt)
-      ->check(expect_path());
+      .excludes(prompt)
+      .check(expect_path());
   verb.add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
-      ->capture_default_str()
-      ->check(expect_count(0));
+      .capture_default_str()
+      .check(expect_count(0));
   add_sampling_options(verb, options->sampling);
   add_draft_option(verb, options->draft);
   verb.add_option("--load-session", options->load_session,
                   "File with a sequence to continue: the prompt is put behind it")
-      ->check(expect_path());
+      .check(expect_path());
   verb.add_option("--save-session", options->save_session,
                   "File to write the sequence to, for --load-session or a host application")
-      ->check(expect_path());
+      .check(expect_path());
   verb.callback([options] { run(*options); });
 }
+
+const VerbRegistration kRun(10, "run", "Continue a prompt and stream the text", add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

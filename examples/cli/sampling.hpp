@@ -6,11 +6,10 @@
 #include <optional>
 #include <random>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/decode/sampler.hpp>
 
 #include "cli/options.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -19,23 +18,23 @@ struct Sampling {
   std::optional<std::uint64_t> seed;
 };
 
-inline void add_sampling_options(CLI::App& verb, Sampling& sampling) {
+inline void add_sampling_options(Verb& verb, Sampling& sampling) {
   verb.add_option("--temperature", sampling.options.temperature,
                   "0 always takes the likeliest token")
-      ->capture_default_str()
-      ->check(expect<float>("a finite number of at least 0",
-                            [](float value) { return value >= 0 && std::isfinite(value); }));
+      .capture_default_str()
+      .check(expect<float>("a finite number of at least 0",
+                           [](float value) { return value >= 0 && std::isfinite(value); }));
   verb.add_option("--top-p", sampling.options.top_p,
                   "Draw from the fewest tokens whose probability reaches this")
-      ->capture_default_str()
-      ->check(expect<float>("a number above 0 and at most 1",
-                            [](float value) { return value > 0 && value <= 1; }));
+      .capture_default_str()
+      .check(expect<float>("a number above 0 and at most 1",
+                           [](float value) { return value > 0 && value <= 1; }));
   verb.add_option("--top-k", sampling.options.top_k,
                   "Draw from this many of the likeliest tokens; 0: from all")
-      ->capture_default_str()
-      ->check(expect_count(0));
+      .capture_default_str()
+      .check(expect_count(0));
   verb.add_option("--seed", sampling.seed, "For the same text again; default: a random one")
-      ->check(expect_seed());
+      .check(expect_seed());
 }
 
 /// The sampler of the options; its options tell the seed.

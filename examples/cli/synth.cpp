@@ -5,8 +5,6 @@
 #include <string>
 #include <utility>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/checkpoint/synth.hpp>
 #include <ds4/config/config_values.hpp>
 
@@ -14,7 +12,7 @@
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
 #include "cli/storage_formats.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -35,28 +33,30 @@ void synth(const SynthOptions& options) {
              [&](std::size_t written, std::size_t total) { bar.show(written, total); });
 }
 
-}  // namespace
-
-void add_synth(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<SynthOptions>();
-  CLI::App& verb = *app.add_subcommand(
-      "synth", "Write a random checkpoint of a configuration, for tests and benchmarks");
   verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--layers", options->layers,
                   "The first layers only: the schedule's prefix and some of its pairs")
-      ->check(expect_count(1));
+      .check(expect_count(1));
   verb.add_option("--format", options->format, "Storage of the matrices")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"f32", "bf16", "release"}));
+      .capture_default_str()
+      .one_of({"f32", "bf16", "release"});
   verb.add_option("--seed", options->seed, "The same seed gives the same checkpoint")
-      ->capture_default_str()
-      ->check(expect_seed());
+      .capture_default_str()
+      .check(expect_seed());
   verb.add_option("--out", options->out, "Folder to write; made if it is missing")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.callback([options] { synth(*options); });
 }
+
+const VerbRegistration kSynth(
+    90, "synth", "Write a random checkpoint of a configuration, for tests and benchmarks",
+    add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -4,8 +4,6 @@
 #include <memory>
 #include <string>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
@@ -19,7 +17,7 @@
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -64,25 +62,27 @@ void trace(const TraceOptions& options) {
   write_whole(file, trace.json().dump() + "\n");
 }
 
-}  // namespace
-
-void add_trace(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<TraceOptions>();
-  CLI::App& verb = *app.add_subcommand("trace", "Write a timeline of a run, layer by layer");
   add_model_options(verb, options->model, true);
   verb.add_option("--tokens", options->tokens,
                   "JSON: an array of arrays of token ids; each is taken in by itself")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--decode", options->decode,
                   "Tokens to decode behind each of them, the likeliest ones")
-      ->capture_default_str()
-      ->check(expect_count(0));
+      .capture_default_str()
+      .check(expect_count(0));
   verb.add_option("--out", options->out,
                   "JSON file in the Chrome trace event format, for Perfetto and chrome://tracing")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.callback([options] { trace(*options); });
 }
+
+const VerbRegistration kTrace(120, "trace", "Write a timeline of a run, layer by layer",
+                              add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

@@ -15,8 +15,6 @@
 #include <utility>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
@@ -33,7 +31,7 @@
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
-#include "cli/verbs.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 namespace {
@@ -304,106 +302,105 @@ void Run::train() {
   }
 }
 
-CLI::Validator expect_number(double least, double most) {
+Check expect_number(double least, double most) {
   char text[80];
   std::snprintf(text, sizeof text, "a number from %g to %g", least, most);
   return expect<double>(text, [=](double value) { return value >= least && value <= most; });
 }
 
-}  // namespace
-
-void add_train(CLI::App& app) {
+void add_options(Verb& verb) {
   auto options = std::make_shared<TrainOptions>();
-  CLI::App& verb = *app.add_subcommand("train", "Train a model from scratch, or further, on texts");
   TrainOptions& o = *options;
   TrainerOptions& t = o.trainer;
   verb.add_option("CONFIG", o.config, "A config.json, or its folder")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--text", o.texts, "Texts to learn from, one document each")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--tokenizer", o.tokenizer, "A tokenizer.json, or its folder")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--out", o.out,
                   "Folder to write: a checkpoint that every verb reads, loss.csv, loss.svg, and "
                   "what --resume needs")
-      ->required()
-      ->check(expect_path());
+      .required()
+      .check(expect_path());
   verb.add_option("--validation", o.validation,
                   "A text that is not learned from; default: the last 2 % of each text")
-      ->check(expect_path());
+      .check(expect_path());
   verb.add_option("--init", o.init, "A checkpoint to start from; default: random weights")
-      ->check(expect_path());
+      .check(expect_path());
   add_training_backend_options(verb, o.backend, o.threads);
-  auto* steps = verb.add_option("--steps", o.steps, "Steps of the run")->check(expect_count(1));
-  auto* minutes = verb.add_option("--minutes", o.minutes, "Minutes of the run, in place of --steps")
-                      ->check(expect_number(0.01, 1e6));
-  steps->excludes(minutes);
+  const Option steps =
+      verb.add_option("--steps", o.steps, "Steps of the run").check(expect_count(1));
+  const Option minutes =
+      verb.add_option("--minutes", o.minutes, "Minutes of the run, in place of --steps")
+          .check(expect_number(0.01, 1e6));
+  steps.excludes(minutes);
   verb.add_flag("--resume", o.resume, "Go on with the run in --out");
   verb.add_option("--batch", t.batch, "Sequences to a step")
-      ->capture_default_str()
-      ->check(expect_count(1));
+      .capture_default_str()
+      .check(expect_count(1));
   verb.add_option("--context", t.context, "Tokens to a sequence")
-      ->capture_default_str()
-      ->check(expect_count(2));
+      .capture_default_str()
+      .check(expect_count(2));
   verb.add_option(
           "--sequences-per-pass", t.sequences_per_pass,
           "Sequences that are in memory at once: the gradients of a batch are added up over "
           "passes; default: 512 tokens or one sequence")
-      ->check(expect_count(1));
+      .check(expect_count(1));
   verb.add_option("--optimizer", o.optimizer, "For the matrices: muon, adamw")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"adamw", "muon"}));
+      .capture_default_str()
+      .one_of({"adamw", "muon"});
   verb.add_option("--learning-rate", t.learning_rate.peak, "The largest")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e3));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e3));
   verb.add_option("--warmup", t.learning_rate.warmup_steps, "Steps in which it rises")
-      ->capture_default_str()
-      ->check(expect_count(0));
+      .capture_default_str()
+      .check(expect_count(0));
   verb.add_option("--decay", o.decay, "How it falls: cosine, linear, constant")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"constant", "linear", "cosine"}));
+      .capture_default_str()
+      .one_of({"constant", "linear", "cosine"});
   verb.add_option("--final-share", t.learning_rate.final_share, "What is left of it at the end")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1.0));
+      .capture_default_str()
+      .check(expect_number(0.0, 1.0));
   verb.add_option("--weight-decay", o.weight_decay, "Of all weights")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e3));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e3));
   verb.add_option("--clip", t.optimizer.clip_norm, "The largest norm of the gradients; 0: any")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e9));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e9));
   verb.add_option("--mtp-weight", t.mtp_weight,
                   "Of the multi-token-prediction layer's loss in the first two thirds of the run")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e3));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e3));
   verb.add_option("--late-mtp-weight", t.late_mtp_weight, "The same in the last third")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e3));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e3));
   verb.add_option("--balance-weight", t.balance_weight, "Of the experts' balance loss")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e3));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e3));
   verb.add_flag("--indexer,!--no-indexer", o.trains_indexer,
                 "Train the indexer to pick what attention would");
   verb.add_option("--recompute", o.recompute,
                   "What is kept for the way back: none (everything is), layer, pair")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"none", "layer", "pair"}));
+      .capture_default_str()
+      .one_of({"none", "layer", "pair"});
   verb.add_option("--weights", o.weights,
                   "What the model computes on: bf16, matrices rounded as they are saved, of which "
                   "float32 masters are trained; f32, the masters themselves")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"bf16", "f32"}));
+      .capture_default_str()
+      .one_of({"bf16", "f32"});
   verb.add_option("--seed", t.seed, "Of the first weights and of the texts' order")
-      ->capture_default_str()
-      ->check(expect_seed());
+      .capture_default_str()
+      .check(expect_seed());
   verb.add_option("--validate-every", o.validate_every, "Steps between validations")
-      ->capture_default_str()
-      ->check(expect_count(1));
+      .capture_default_str()
+      .check(expect_count(1));
   verb.add_option("--save-every", o.save_every, "Minutes between saves")
-      ->capture_default_str()
-      ->check(expect_number(0.0, 1e6));
+      .capture_default_str()
+      .check(expect_number(0.0, 1e6));
   verb.callback([options] {
     if (options->steps == 0 && options->minutes == 0.0) {
       throw Error("train", "found neither --steps nor --minutes, expected one of them");
@@ -411,5 +408,10 @@ void add_train(CLI::App& app) {
     Run(*options).train();
   });
 }
+
+const VerbRegistration kTrain(180, "train", "Train a model from scratch, or further, on texts",
+                              add_options);
+
+}  // namespace
 
 }  // namespace ds4::cli

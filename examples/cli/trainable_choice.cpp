@@ -5,8 +5,6 @@
 #include <string>
 #include <thread>
 
-#include <CLI/CLI.hpp>
-
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
@@ -15,6 +13,7 @@
 #include "cli/any_trainable.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
+#include "cli/verb.hpp"
 
 namespace ds4::cli {
 
@@ -32,15 +31,15 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
   return model.make_trainable(source);
 }
 
-void add_training_backend_options(CLI::App& verb, std::string& backend, std::size_t& threads) {
+void add_training_backend_options(Verb& verb, std::string& backend, std::size_t& threads) {
   backend = "simd";
   threads = std::max(1u, std::thread::hardware_concurrency());
   verb.add_option("--backend", backend, "How to compute: simd, reference")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"simd", "reference"}));
+      .capture_default_str()
+      .one_of({"simd", "reference"});
   verb.add_option("--threads", threads, "Threads; the reference backend always uses one")
-      ->capture_default_str()
-      ->check(expect_count(1, kMostThreads));
+      .capture_default_str()
+      .check(expect_count(1, kMostThreads));
 }
 
 }  // namespace ds4::cli

@@ -1,0 +1,45 @@
+#include "cli/options.hpp"
+
+#include <charconv>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <ds4/core/messages.hpp>
+
+namespace ds4::cli {
+
+template <class T>
+Check expect(std::string what, std::function<bool(T)> holds) {
+  return [what = std::move(what), holds = std::move(holds)](const std::string& text) {
+    T value{};
+    const char* const end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, value);
+    if (parsed.ec == std::errc{} && parsed.ptr == end && holds(value)) return std::string();
+    return "expected " + what + ", found " + detail::in_quotes(text);
+  };
+}
+template Check expect(std::string, std::function<bool(std::int32_t)>);
+template Check expect(std::string, std::function<bool(std::uint64_t)>);
+template Check expect(std::string, std::function<bool(float)>);
+template Check expect(std::string, std::function<bool(double)>);
+
+Check expect_count(std::int32_t least, std::int32_t most) {
+  return expect<std::int32_t>(
+      "a whole number from " + std::to_string(least) + " to " + std::to_string(most),
+      [=](std::int32_t value) { return value >= least && value <= most; });
+}
+
+Check expect_seed() {
+  return expect<std::uint64_t>("a whole number below 2^64", [](std::uint64_t) { return true; });
+}
+
+Check expect_path() {
+  return [](const std::string& text) {
+    return text.empty() ? "expected a path, found an empty text" : "";
+  };
+}
+
+}  // namespace ds4::cli
