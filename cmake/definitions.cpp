@@ -2,5 +2,6 @@
 #include <ds4/checkpoint/checkpoint_writer_definitions.hpp>
 #include <ds4/checkpoint/convert_definitions.hpp>
 #include <ds4/checkpoint/safetensors_definitions.hpp>
+#include <ds4/config/config_json_definitions.hpp>
 #include <ds4/kernels/reference/linear_definitions.hpp>
 #include <ds4/text/tokenizer_definitions.hpp>
