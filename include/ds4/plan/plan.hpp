@@ -12,14 +12,10 @@
 #include <ds4/config/config.hpp>
 #include <ds4/config/defaults.hpp>
 #include <ds4/core/dtype.hpp>
+#include <ds4/kernels/cost.hpp>
 #include <ds4/plan/memory_plan.hpp>
 
 namespace ds4::inline v0_1 {
-
-/// Parts of the model whose costs are stated apart.
-enum class Component : std::uint8_t { attention, indexer, experts, hyper_connections, head, rest };
-/// How many there are.
-inline constexpr std::size_t kComponents = 6;
 
 /// Some tensors [rows, cols] of one kind, of the main model or of the multi-token-prediction layer.
 struct WeightGroup {
@@ -184,18 +180,6 @@ struct AttentionFlops {
   std::size_t indexer = 0;
   ///@}
 };
-
-namespace detail {
-
-/// The sum over i = 1 .. n of min(i / ratio, most).
-constexpr std::size_t sum_of_entries(std::size_t n, std::size_t ratio, std::size_t most) {
-  const std::size_t rising = std::min(n, ratio * most);
-  const std::size_t whole = rising / ratio;  // 0 takes all that follows to 0
-  const std::size_t rest = rising % ratio;
-  return ratio * (whole * (whole - 1) / 2) + whole * (rest + 1) + (n - rising) * most;
-}
-
-}  // namespace detail
 
 /// What attention in one layer of this compress ratio costs the tokens at the positions 0 .. n - 1
 /// together.
