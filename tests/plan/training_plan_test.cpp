@@ -18,6 +18,7 @@
 #include <ds4/plan/plan.hpp>
 #include <ds4/plan/training_plan.hpp>
 #include <ds4/train/optimizer.hpp>
+#include <ds4/train/tape_backend.hpp>
 #include <support/golden.hpp>
 
 namespace {
@@ -92,18 +93,23 @@ TEST_CASE("training plan: the optimizer's state") {
 }
 
 TEST_CASE("training plan: operations of kernels") {
-  const auto after = [](auto&& run) {
+  const auto after = [](const ds4::OperationCost& cost) {
     ds4::CountingTraining kernels;
-    run(kernels);
+    kernels.count(cost);
     return kernels.flops();
   };
-  float here = 0.0f;
-  float* const p = &here;
   SUBCASE("products") {
     constexpr std::size_t kForward = 2 * 3 * 5 * 7;
-    CHECK(after([&](auto& k) { k.linear(p, 5, p, 7, p, 3, 5, 7); }).total() == kForward);
+    float here = 0.0f;
+    float* const p = &here;
+    const auto run = [](auto&& f) {
+      ds4::TapeBackend<ds4::CountingTraining> backend;
+      f(backend);
+      return backend.kernels().flops();
+    };
+    CHECK(run([&](auto& b) { b.product(p, 5, p, 7, p, 3, 5, 7); }).total() == kForward);
     const auto back = [&](float* dx, float* dw) {
-      return after([&](auto& k) { k.linear_backward(dx, false, dw, p, 5, p, 7, p, 3, 5, 7); });
+      return run([&](auto& b) { b.product_backward(dx, false, dw, p, 5, p, 7, p, 3, 5, 7); });
     };
     CHECK(back(p, p).total() == 2 * kForward);
     CHECK(back(nullptr, p).total() == kForward);
@@ -112,27 +118,20 @@ TEST_CASE("training plan: operations of kernels") {
   SUBCASE("attention") {
     // Windows of 1, 2, 2, 2 keys; picks of 0, 1, 1, 2 entries; 3 heads of 8.
     ds4::AttentionShape shape{ds4::AttentionKind::sliding, 4, 3, 8, 2, 0, 0, 0};
-    const auto forward = [&] {
-      return after([&](auto& k) { k.attend(p, nullptr, p, p, p, p, nullptr, shape); });
-    };
+    const auto forward = [&] { return after(ds4::tape::attend_cost(shape, false)); };
     CHECK(products(forward(), Component::attention) == 2 * 2 * 3 * 8 * 7);
     shape.kind = ds4::AttentionKind::csa;
     shape.ratio = 2;
     shape.top_k = 9;
     CHECK(products(forward(), Component::attention) == 2 * 2 * 3 * 8 * (7 + 4));
-    const auto backward =
-        after([&](auto& k) { k.attend_backward(p, p, p, p, p, p, p, p, p, nullptr, shape); });
+    const auto backward = after(ds4::tape::attend_backward_cost(shape));
     CHECK(products(backward, Component::attention) == 5 * 2 * 3 * 8 * (7 + 4));
   }
   SUBCASE("experts") {
     const ds4::ExpertShape shape{2, 2, 4, 5, 3};
-    const auto forward = after([&](auto& k) {
-      k.routed_experts(p, {nullptr, nullptr, p, p}, p, nullptr, p, {}, shape, 1.0);
-    });
+    const auto forward = after(ds4::tape::experts_cost(shape));
     CHECK(products(forward, Component::experts) == 3 * 2 * 4 * 5 * 3);
-    const auto backward = after([&](auto& k) {
-      k.routed_experts_backward(p, p, {}, p, {nullptr, nullptr, p, p}, p, p, {}, shape, 1.0);
-    });
+    const auto backward = after(ds4::tape::experts_backward_cost(shape));
     CHECK(products(backward, Component::experts) == 2 * 3 * 2 * 4 * 5 * 3);
   }
   SUBCASE("Muon") {

@@ -286,7 +286,7 @@ void TrainableModel<C, K>::run_layers(Pass<C, B>& pass, RowsView<Scalar, N, D> X
     Scalar* before = nullptr;
     if (record) {
       before = tape.allocate(X.size(), false);
-      backend.kernels().copy(before, X.data(), X.size());
+      backend.copy(before, X.data(), X.size());
     }
     const std::size_t behind = tape.mark();
     backend.set_recording(false);
@@ -294,7 +294,7 @@ void TrainableModel<C, K>::run_layers(Pass<C, B>& pass, RowsView<Scalar, N, D> X
     tape.release(behind);
     backend.set_recording(record);
     backend.record([=, &backend] {
-      backend.kernels().copy(X.data(), before, X.size());
+      backend.copy(X.data(), before, X.size());
       run_group();
     });
   }
