@@ -5,12 +5,17 @@
 // kernels<Native>() and training_kernels<Native>(), which its own flags choose.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 namespace ds4::inline v0_1::simd {
 
 struct Kernels;
 struct TrainingKernels;
+
+/// The names of the instruction sets that were compiled in, the best first, whether or not this
+/// machine can run them.
+std::vector<std::string_view> compiled_sets();
 
 ///@{
 /// The kernels that were compiled in and that this machine can run, the best first.
