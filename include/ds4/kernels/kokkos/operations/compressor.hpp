@@ -1,4 +1,4 @@
-// Kernel of the compressors: softmax-gated pooling of windows of tokens. The equations are those of
+// The compressors: softmax-gated pooling of windows of tokens. The equations are those of
 // kernels/reference/compressor.hpp.
 #pragma once
 

@@ -1,5 +1,5 @@
-// Kernels of the manifold-constrained hyper-connections (mHC), for N streams. The equations are
-// those of kernels/reference/hyper_connection.hpp.
+// The manifold-constrained hyper-connections (mHC), for N streams. The equations are those of
+// kernels/reference/hyper_connection.hpp.
 #pragma once
 
 #include <cstddef>
