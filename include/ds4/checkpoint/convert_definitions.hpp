@@ -32,6 +32,7 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/linkage.hpp>
 #include <ds4/core/mapped_file.hpp>
+#include <ds4/core/storages.hpp>
 #include <ds4/core/stored_matrix.hpp>
 
 namespace ds4::inline v0_1 {
@@ -54,9 +55,9 @@ struct TensorToConvert {
   bool is_stored_so() const { return from() == to() && !has_f32_scales(); }
 };
 
-/// The name of a storage. FP4 is what a matrix in I8 holds.
+/// The name of a storage.
 inline std::string storage_text(DType dtype, bool has_f32_scales = false) {
-  std::string text(dtype == DType::i8 ? "FP4" : dtype_name(dtype));
+  std::string text(storage_info(dtype).name);
   if (has_f32_scales) text += " (F32 scales)";
   return text;
 }
@@ -82,7 +83,7 @@ inline std::string_view tensor_kind(const TensorInfo& tensor) {
 
 /// Where a tensor's errors belong; nullptr for one that keeps its storage.
 inline StorageChange* change_of(const TensorToConvert& tensor,
-                                      std::vector<StorageChange>& changes) {
+                                std::vector<StorageChange>& changes) {
   if (tensor.is_stored_so()) return nullptr;
   const StorageChange wanted{std::string(tensor_kind(tensor.info)),
                              storage_text(tensor.from(), tensor.has_f32_scales()),
@@ -117,7 +118,7 @@ inline std::string stored_config_json(std::string_view text, StorageFormat forma
         {"fmt", "e4m3"},
         {"quant_method", "fp8"},
         {"scale_fmt", "ue8m0"},
-        {"weight_block_size", {StoredMatrix::kFp8Block, StoredMatrix::kFp8Block}}};
+        {"weight_block_size", {StoredFp8::kScaleRows, StoredFp8::kScaleCols}}};
   }
   return root.dump(2) + "\n";
 }
@@ -129,9 +130,9 @@ inline std::string file_text(const std::filesystem::path& path) {
 
 /// The tensors to write, all of the source checked; sets what is left out.
 inline std::vector<TensorToConvert> tensors_to_convert(const ConfigValues& config,
-                                                             const Checkpoint& checkpoint,
-                                                             StorageFormat format,
-                                                             Conversion& conversion) {
+                                                       const Checkpoint& checkpoint,
+                                                       StorageFormat format,
+                                                       Conversion& conversion) {
   // What would make the list of tensors absurd before it can be compared.
   const std::size_t count = checkpoint.tensors().size();
   if (config.n_routed_experts > count) {
@@ -233,8 +234,8 @@ class TensorConverter {
   void convert_matrix(std::size_t group, const TensorToConvert& tensor, StorageError& error) {
     const StoredMatrix& source = tensor.matrix;
     // As many rows as share a scale in FP8.
-    for (std::size_t row = 0; row < source.rows; row += StoredMatrix::kFp8Block) {
-      const std::size_t rows = std::min(StoredMatrix::kFp8Block, source.rows - row);
+    for (std::size_t row = 0; row < source.rows; row += StoredFp8::kScaleRows) {
+      const std::size_t rows = std::min(StoredFp8::kScaleRows, source.rows - row);
       values_.resize(rows * source.cols);
       for (std::size_t r = 0; r < rows; ++r) {
         source.decode_row(row + r, values_.data() + r * source.cols);
@@ -256,31 +257,10 @@ class TensorConverter {
     const std::size_t cols = tensor.matrix.cols;
     const std::size_t rows = values_.size() / cols;
     const DType dtype = tensor.to();
-    scales_.clear();
-    bool is_stored = true;
-    switch (dtype) {
-      case DType::f8_e4m3:
-        codes_.resize(rows * cols);
-        scales_.resize(blocks_of(cols, StoredMatrix::kFp8Block));
-        is_stored = quantise_fp8(values_, cols, as_codes(codes_), as_codes(scales_));
-        break;
-      case DType::i8:
-        codes_.resize(rows * blocks_of(cols, 2));
-        scales_.resize(rows * blocks_of(cols, StoredMatrix::kFp4Block));
-        is_stored = quantise_fp4(values_, cols, as_codes(codes_), as_codes(scales_));
-        break;
-      case DType::bf16: {
-        codes_.resize(values_.size() * 2);
-        auto* out = reinterpret_cast<std::uint16_t*>(codes_.data());
-        for (std::size_t i = 0; i < values_.size(); ++i) out[i] = bf16_from_float(values_[i]);
-        break;
-      }
-      default: {  // f32: storage_of() has no others
-        const auto bytes = std::as_bytes(std::span(values_));
-        codes_.assign(bytes.begin(), bytes.end());
-      }
-    }
-    if (!is_stored) {
+    codes_.resize(rows * stored_row_bytes(dtype, cols));
+    const auto [scale_rows, scale_cols] = scale_shape(dtype, rows, cols);
+    scales_.resize(scale_rows * scale_cols);
+    if (!store_values(dtype, values_, cols, as_codes(codes_), as_codes(scales_))) {
       throw Error(checkpoint_.find(tensor.info.name)->where(),
                   "row " +
                       std::to_string(row + unquantisable_row(values_, cols, dtype).value_or(0)) +

@@ -6,28 +6,29 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 
-#include <ds4/checkpoint/storage.hpp>
 #include <ds4/core/dtype.hpp>
-#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/storages.hpp>
 
 namespace ds4::inline v0_1 {
 
 /// The F8_E8M0 code of the scale of a block whose largest magnitude is the finite `amax`: the
-/// release's rule 2^ceil(log2(amax / largest)), where `dtype` is F8_E4M3 (largest 448) or I8,
-/// packed FP4 (6). Exact: amax = 448 * 2^k gives 2^k. None is below 2^-127, and a block of zeros,
-/// or of what rounds to zero even at that scale, has the scale 1. Source: model.md 7.3.
+/// release's rule 2^ceil(log2(amax / largest)), where `dtype` is of a storage with scales: F8_E4M3
+/// (largest 448) or I8, packed FP4 (6). Exact: amax = 448 * 2^k gives 2^k. None is below 2^-127,
+/// and a block of zeros, or of what rounds to zero even at that scale, has the scale 1. Source:
+/// model.md 7.3.
 constexpr std::uint8_t block_scale(float amax, DType dtype) {
+  const StorageInfo& storage = storage_info(dtype);
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(amax);
-  // 448 is 1.75 * 2^8 and 6 is 1.5 * 2^2: the exponents differ by 8 or 2, and by one less where the
-  // mantissa is larger.
-  const bool is_fp4 = dtype == DType::i8;
-  // Half of the least code at 2^-127: 2^-129 or 2^-137, which are floats below the normal ones.
-  if (bits <= (is_fp4 ? 1u << 20 : 1u << 12)) return 127;
-  const bool above = (bits & 0x7fffffu) > (is_fp4 ? 0x400000u : 0x600000u);
-  const int code = static_cast<int>(bits >> 23) - (is_fp4 ? 2 : 8) + (above ? 1 : 0);
+  const std::uint32_t largest = std::bit_cast<std::uint32_t>(storage.largest);
+  // Half of the least code at 2^-127, which is below the normal numbers: a multiple of 2^-149.
+  if (bits <= static_cast<std::uint32_t>(storage.least * 0x1p21f)) return 127;
+  const bool above = (bits & 0x7fffffu) > (largest & 0x7fffffu);
+  const int code =
+      static_cast<int>(bits >> 23) - static_cast<int>(largest >> 23) + 127 + (above ? 1 : 0);
   return static_cast<std::uint8_t>(std::max(code, 0));
 }
 
@@ -59,7 +60,7 @@ inline std::optional<std::size_t> unquantisable_row(std::span<const float> x, st
   for (std::size_t i = 0; i < x.size(); ++i) {
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu;
     if (magnitude == detail::kInfinityBits ||
-        (magnitude > detail::kInfinityBits && dtype == DType::i8)) {
+        (magnitude > detail::kInfinityBits && !storage_info(dtype).has_nan)) {
       return i / cols;
     }
   }
@@ -78,15 +79,15 @@ inline std::optional<std::size_t> unquantisable_row(std::span<const float> x, st
 /// double value, represent the same; quantised again they stay.
 inline bool quantise_fp8(std::span<const float> x, std::size_t cols, std::span<std::uint8_t> codes,
                          std::span<std::uint8_t> scales) {
-  for (std::size_t begin = 0; begin < cols; begin += StoredMatrix::kFp8Block) {
-    const std::size_t count = std::min(StoredMatrix::kFp8Block, cols - begin);
+  for (std::size_t begin = 0; begin < cols; begin += StoredFp8::kScaleCols) {
+    const std::size_t count = std::min(StoredFp8::kScaleCols, cols - begin);
     std::uint32_t amax = 0;
     for (std::size_t at = begin; at < x.size(); at += cols) {
       amax = detail::largest_magnitude(x.subspan(at, count), amax);
     }
     if (amax == detail::kInfinityBits) return false;
-    const std::uint8_t scale = block_scale(std::bit_cast<float>(amax), DType::f8_e4m3);
-    scales[begin / StoredMatrix::kFp8Block] = scale;
+    const std::uint8_t scale = block_scale(std::bit_cast<float>(amax), StoredFp8::kDType);
+    scales[begin / StoredFp8::kScaleCols] = scale;
     const float inverse = detail::inverse_scale(scale);
     for (std::size_t at = begin; at < x.size(); at += cols) {
       const float* from = x.data() + at;
@@ -108,7 +109,7 @@ inline bool quantise_fp8(std::span<const float> x, std::size_t cols, std::span<s
 /// codes may differ once, for blocks whose amax is in (3, 3.5) * scale.
 inline bool quantise_fp4(std::span<const float> x, std::size_t cols, std::span<std::uint8_t> codes,
                          std::span<std::uint8_t> scales) {
-  constexpr std::size_t kBlock = StoredMatrix::kFp4Block;
+  constexpr std::size_t kBlock = StoredFp4::kScaleCols;
   std::uint8_t* code = codes.data();
   std::uint8_t* scale = scales.data();
   for (std::size_t row = 0; row < x.size(); row += cols) {
@@ -120,20 +121,41 @@ inline bool quantise_fp4(std::span<const float> x, std::size_t cols, std::span<s
         amax = std::max(amax, std::bit_cast<std::uint32_t>(from[i]) & 0x7fffffffu);
       }
       if (amax >= detail::kInfinityBits) return false;
-      *scale = block_scale(std::bit_cast<float>(amax), DType::i8);
+      *scale = block_scale(std::bit_cast<float>(amax), StoredFp4::kDType);
       const float inverse = detail::inverse_scale(*scale);
       std::array<std::uint8_t, kBlock> wide{};
       for (std::size_t i = 0; i < count; ++i) wide[i] = fp4_from_float(from[i] * inverse);
       for (std::size_t i = 0; *scale == 253 && i < count; ++i) {
         if ((wide[i] & 7u) == 6u) --wide[i];  // 4 * 2^126: to 3
       }
-      for (std::size_t i = 0; i < detail::blocks_of(count, 2); ++i) {
+      for (std::size_t i = 0; i < stored_row_bytes(StoredFp4::kDType, count); ++i) {
         *code++ = static_cast<std::uint8_t>(wide[2 * i] | wide[2 * i + 1] << 4);
       }
       ++scale;
     }
   }
   return true;
+}
+
+/// Values x [rows, cols] in this storage: `codes` and `scales` have its sizes. Rows as in
+/// quantise_fp8(). False, with nothing of use written, if the storage has nothing for some value;
+/// see unquantisable_row().
+inline bool store_values(DType dtype, std::span<const float> x, std::size_t cols,
+                         std::span<std::uint8_t> codes, std::span<std::uint8_t> scales) {
+  switch (dtype) {
+    case StoredFp8::kDType:
+      return quantise_fp8(x, cols, codes, scales);
+    case StoredFp4::kDType:
+      return quantise_fp4(x, cols, codes, scales);
+    case StoredBf16::kDType: {
+      auto* out = reinterpret_cast<std::uint16_t*>(codes.data());
+      for (std::size_t i = 0; i < x.size(); ++i) out[i] = bf16_from_float(x[i]);
+      return true;
+    }
+    default:  // f32: storage_of() has no others
+      std::memcpy(codes.data(), x.data(), x.size_bytes());
+      return true;
+  }
 }
 
 }  // namespace ds4::inline v0_1

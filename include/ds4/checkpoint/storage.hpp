@@ -11,7 +11,7 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/core/dtype.hpp>
-#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/storages.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -25,9 +25,15 @@ enum class StorageFormat : std::uint8_t {
 /// How tensors of one role are stored: their type and, where they have scales, the values that
 /// share one.
 struct Storage {
-  DType dtype;                 ///< type of a stored element
-  std::size_t scale_rows = 0;  ///< 0: no scales
-  std::size_t scale_cols = 0;  ///< likewise
+  // Not explicit: the type says the rest.
+  constexpr Storage(DType type)
+      : dtype(type),
+        scale_rows(storage_info(type).scale_rows),
+        scale_cols(storage_info(type).scale_cols) {}
+
+  DType dtype;             ///< type of a stored element
+  std::size_t scale_rows;  ///< 0: no scales
+  std::size_t scale_cols;  ///< likewise
 };
 
 /// The rule.
@@ -36,35 +42,25 @@ constexpr Storage storage_of(TensorRole role, StorageFormat format) {
   const DType matrix = format == StorageFormat::f32 ? DType::f32 : DType::bf16;
   switch (role) {
     case TensorRole::expert:
-      return release ? Storage{DType::i8, 1, StoredMatrix::kFp4Block} : Storage{matrix};
+      return release ? StoredFp4::kDType : matrix;
     case TensorRole::linear:
-      return release ? Storage{DType::f8_e4m3, StoredMatrix::kFp8Block, StoredMatrix::kFp8Block}
-                     : Storage{matrix};
+      return release ? StoredFp8::kDType : matrix;
     case TensorRole::matrix:
-      return {matrix};
+      return matrix;
     case TensorRole::norm:
-      return {release ? DType::bf16 : DType::f32};
+      return release ? DType::bf16 : DType::f32;
     case TensorRole::vector:
-      return {DType::f32};
+      return DType::f32;
     case TensorRole::table:
-      return {DType::i64};
+      return DType::i64;
   }
-  return {matrix};
+  return matrix;
 }
-
-namespace detail {
-constexpr std::size_t blocks_of(std::size_t n, std::size_t block) {
-  return (n + block - 1) / block;
-}
-}  // namespace detail
 
 /// Bytes of one tensor [rows, cols] with its scales.
 constexpr std::size_t stored_bytes(const Storage& storage, std::size_t rows, std::size_t cols) {
-  const std::size_t per_row = storage.dtype == DType::i8 ? detail::blocks_of(cols, 2) : cols;
-  const std::size_t bytes = rows * per_row * dtype_size(storage.dtype);
-  if (storage.scale_rows == 0) return bytes;
-  return bytes +
-         detail::blocks_of(rows, storage.scale_rows) * detail::blocks_of(cols, storage.scale_cols);
+  const auto [scale_rows, scale_cols] = scale_shape(storage.dtype, rows, cols);
+  return rows * stored_row_bytes(storage.dtype, cols) + scale_rows * scale_cols;
 }
 
 /// The name of the scales of a matrix, "<...>.weight".
@@ -74,14 +70,14 @@ inline std::string scale_name(std::string_view weight) {
 
 /// A tensor's values as they are stored and, behind them, its scales if it has some.
 inline std::vector<TensorSpec> stored_tensors(const TensorInfo& tensor, StorageFormat format) {
-  const Storage storage = storage_of(tensor.role, format);
-  std::vector<TensorSpec> stored{{tensor.name, storage.dtype, tensor.shape}};
-  if (storage.dtype == DType::i8) stored[0].shape[1] = detail::blocks_of(tensor.shape[1], 2);
-  if (storage.scale_rows > 0) {
-    stored.push_back({scale_name(tensor.name),
-                      DType::f8_e8m0,
-                      {detail::blocks_of(tensor.shape[0], storage.scale_rows),
-                       detail::blocks_of(tensor.shape[1], storage.scale_cols)}});
+  const DType dtype = storage_of(tensor.role, format).dtype;
+  std::vector<TensorSpec> stored{{tensor.name, dtype, tensor.shape}};
+  if (storage_info(dtype).scale_rows > 0) {
+    const std::size_t rows = tensor.shape[0];
+    const std::size_t cols = tensor.shape[1];
+    const auto scales = scale_shape(dtype, rows, cols);
+    stored[0].shape = {rows, stored_row_bytes(dtype, cols) / dtype_size(dtype)};
+    stored.push_back({scale_name(tensor.name), DType::f8_e8m0, {scales[0], scales[1]}});
   }
   return stored;
 }

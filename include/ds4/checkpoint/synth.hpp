@@ -27,6 +27,7 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/random_stream.hpp>
+#include <ds4/core/storages.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -58,21 +59,25 @@ class SynthCodes {
   SynthCodes(DType dtype, float deviation) : codes_(kCount) {
     // Half of the blocks have this scale, half of them its half: the mean square is 5/8.
     const float wanted = deviation * 1.2649111f;
-    const float largest = dtype == DType::i8 ? 6.0f : 448.0f;
-    exponent_ = static_cast<int>(std::ceil(std::log2(3.5f * wanted / largest)));
+    exponent_ = static_cast<int>(std::ceil(std::log2(3.5f * wanted / storage_info(dtype).largest)));
     const float scaled = std::ldexp(wanted, -exponent_);
     RandomStream random(0, dtype_name(dtype));
-    for (std::size_t i = 0; i < kCount; i += 2) {
-      float values[4];
-      random.normal(values);
-      for (std::size_t j = 0; j < 2; ++j) {
-        codes_[i + j] =
-            dtype == DType::i8
-                ? static_cast<std::uint8_t>(fp4_from_float(scaled * values[2 * j]) |
-                                            fp4_from_float(scaled * values[2 * j + 1]) << 4)
-                : f8_e4m3_from_float(scaled * values[2 * j]);
+    Storages::with(dtype, [&](auto storage) {
+      using S = decltype(storage);
+      if constexpr (S::kScaleRows > 0) {
+        for (std::size_t i = 0; i < kCount; i += 2) {
+          float values[4];
+          random.normal(values);
+          for (std::size_t j = 0; j < 2; ++j) {
+            unsigned byte = 0;
+            for (std::size_t bit = 0; bit < 8; bit += S::kBits) {
+              byte |= unsigned{S::code(scaled * values[2 * j + bit / S::kBits])} << bit;
+            }
+            codes_[i + j] = static_cast<std::uint8_t>(byte);
+          }
+        }
       }
-    }
+    });
   }
 
   std::uint8_t code(std::uint64_t bits) const { return codes_[bits & (kCount - 1)]; }

@@ -7,12 +7,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/messages.hpp>
+#include <ds4/core/storages.hpp>
 #include <ds4/core/stored_matrix.hpp>
 
 namespace ds4::inline v0_1 {
@@ -108,10 +110,28 @@ class TensorReader {
   detail::Problems problems_;
 };
 
+namespace detail {
+/// The types that matrices may have, as a sentence has them.
+inline std::string matrix_dtypes() {
+  std::vector<std::string> names;
+  Storages::for_each([&](auto storage) {
+    using S = decltype(storage);
+    std::string name(dtype_name(S::kDType));
+    if (S::kName != name) name += " (packed " + std::string(S::kName) + ")";
+    names.push_back(std::move(name));
+  });
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    text += (i == 0 ? "" : i + 1 < names.size() ? ", " : " or ") + names[i];
+  }
+  return text;
+}
+}  // namespace detail
+
 inline std::optional<StoredMatrix> TensorReader::matrix(const std::string& name, std::size_t rows,
                                                         std::size_t cols) {
   const StoredTensor* tensor = take(name);
-  if (tensor == nullptr || tensor->dtype == DType::f8_e4m3 || tensor->dtype == DType::i8) {
+  if (tensor == nullptr || storage_info(tensor->dtype).scale_rows > 0) {
     find(scale_name(name));  // a problem with the weight is not one with its scale
   }
   if (tensor == nullptr) return {};
@@ -120,30 +140,16 @@ inline std::optional<StoredMatrix> TensorReader::matrix(const std::string& name,
   stored.rows = rows;
   stored.cols = cols;
   stored.dtype = tensor->dtype;
-  switch (tensor->dtype) {
-    case DType::f32:
-    case DType::bf16:
-    case DType::f16:
-      if (!expect_shape(*tensor, {rows, cols})) return {};
-      break;
-    case DType::f8_e4m3:
-      if (!expect_shape(*tensor, {rows, cols}) ||
-          !take_scales(scale_name(name), stored,
-                       {detail::blocks_of(rows, StoredMatrix::kFp8Block),
-                        detail::blocks_of(cols, StoredMatrix::kFp8Block)})) {
-        return {};
-      }
-      break;
-    case DType::i8:
-      if (!expect_shape(*tensor, {rows, detail::blocks_of(cols, 2)}) ||
-          !take_scales(scale_name(name), stored,
-                       {rows, detail::blocks_of(cols, StoredMatrix::kFp4Block)})) {
-        return {};
-      }
-      break;
-    default:
-      expect_dtype(*tensor, "F32, BF16, F16, F8_E4M3 or I8 (packed FP4)");
-      return {};
+  const StorageInfo& storage = storage_info(tensor->dtype);
+  if (!storage.matrices) {
+    expect_dtype(*tensor, detail::matrix_dtypes());
+    return {};
+  }
+  const std::size_t width = stored_row_bytes(tensor->dtype, cols) / dtype_size(tensor->dtype);
+  if (!expect_shape(*tensor, {rows, width})) return {};
+  if (storage.scale_rows > 0) {
+    const auto scales = scale_shape(tensor->dtype, rows, cols);
+    if (!take_scales(scale_name(name), stored, {scales[0], scales[1]})) return {};
   }
   return stored;
 }
