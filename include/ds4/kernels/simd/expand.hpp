@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include <ds4/core/dtype.hpp>
-#include <ds4/core/stored_matrix.hpp>
+#include <ds4/core/storages.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/panel.hpp>
 
@@ -70,7 +70,7 @@ inline constexpr ExpandTables kExpandTables = [] {
 /// Two words of BF16 for each of 16 words of FP8: by tables, the sign apart.
 struct Fp8Codes {
   static constexpr std::size_t kSteps = 2;
-  static constexpr std::size_t kGroup = StoredMatrix::kFp8Block / 4;  // words of one scale
+  static constexpr std::size_t kGroup = StoredFp8::kScaleCols / 4;  // words of one scale
 
   static void expand(__m512i (&pairs)[kSteps], __m512i codes) {
     const auto table = [](const std::uint8_t* at) { return _mm512_load_si512(at); };
@@ -91,7 +91,7 @@ struct Fp8Codes {
 /// order. The bits above a code do not count, as the table repeats itself.
 struct Fp4Codes {
   static constexpr std::size_t kSteps = 4;
-  static constexpr std::size_t kGroup = StoredMatrix::kFp4Block / 8;
+  static constexpr std::size_t kGroup = StoredFp4::kScaleCols / 8;
 
   static void expand(__m512i (&pairs)[kSteps], __m512i codes) {
     const __m512i table = _mm512_load_si512(kExpandTables.fp4);

@@ -8,10 +8,12 @@
 #include <type_traits>
 
 #include <ds4/core/dtype.hpp>
+#include <ds4/core/storages.hpp>
 #include <ds4/core/stored_matrix.hpp>
 #include <ds4/kernels/simd/expand.hpp>
 #include <ds4/kernels/simd/in_place.hpp>
 #include <ds4/kernels/simd/panel.hpp>
+#include <ds4/kernels/simd/stored_words.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -30,22 +32,20 @@ inline std::size_t value_bytes(Layout layout) {
   return layout == Layout::bf16 || layout == Layout::bf16_fp4 ? 2 : 4;
 }
 
-/// Whether rows of this storage are multiplied as BF16; the others as float32.
-template <class A>
-inline bool multiplied_as_bf16(DType dtype) {
-  return dtype == DType::bf16 || dtype == DType::f8_e4m3 || dtype == DType::i8;
-}
-
 /// The layout for rows of this storage. `exact` keeps activations in float32.
 template <class A>
-inline Layout layout_for([[maybe_unused]] DType dtype, [[maybe_unused]] bool exact) {
-  const bool fp4 = dtype == DType::i8;
+inline Layout layout_for(DType dtype, [[maybe_unused]] bool exact) {
+  Layout layout = Layout::f32;
+  Storages::with(dtype, [&](auto storage) {
+    using Words = StoredWords<decltype(storage)>;
+    if (Words::kFp4Order) layout = Layout::f32_fp4;
 #ifdef DS4_HAVE_AVX512
-  if (kLanes<A> == 16 && multiplied_as_bf16<A>(dtype) && !exact) {
-    return fp4 ? Layout::bf16_fp4 : Layout::bf16;
-  }
+    if (kLanes<A> == 16 && Words::kBf16 && !exact) {
+      layout = Words::kFp4Order ? Layout::bf16_fp4 : Layout::bf16;
+    }
 #endif
-  return fp4 ? Layout::f32_fp4 : Layout::f32;
+  });
+  return layout;
 }
 
 /// Bytes from one laid-out token of K values to the next; a multiple of 64.
@@ -101,39 +101,44 @@ struct ProductMatrix {
   std::size_t panel_rows = kPanelRows;
 };
 
-/// Bytes of a stored row.
-template <class A>
-inline std::size_t row_bytes(const StoredMatrix& matrix) {
-  switch (matrix.dtype) {
-    case DType::bf16:
-    case DType::f16:
-      return matrix.cols * 2;
-    case DType::f8_e4m3:
-      return matrix.cols;
-    case DType::i8:
-      return (matrix.cols + 1) / 2;
-    default:
-      return matrix.cols * 4;
-  }
-}
+// Functions over a storage S are for matrices in this storage.
 
-/// Bytes of a row of FP4's scales if they are codes that panels hold, else 0.
+///@{
+/// Bytes of a stored row.
+template <class A, class S>
+inline std::size_t row_bytes_of(const StoredMatrix& m) {
+  return (m.cols * S::kBits + 7) / 8;
+}
 template <class A>
+inline std::size_t row_bytes(const StoredMatrix& m) {
+  std::size_t bytes = 0;
+  Storages::with(m.dtype, [&](auto storage) { bytes = row_bytes_of<A, decltype(storage)>(m); });
+  return bytes;
+}
+///@}
+
+/// Bytes of a row's own scales if they are codes that panels hold, else 0.
+template <class A, class S>
 inline std::size_t scale_codes(const StoredMatrix& m) {
-  const bool packed = m.dtype == DType::i8 && m.scale_dtype == DType::f8_e8m0;
-  return packed ? (m.cols + StoredMatrix::kFp4Block - 1) / StoredMatrix::kFp4Block : 0;
+  if constexpr (S::kScaleRows == 1) {
+    if (m.scale_dtype == DType::f8_e8m0) return (m.cols + S::kScaleCols - 1) / S::kScaleCols;
+  }
+  return 0;
 }
 
 /// Bytes of a row in a panel.
-template <class A>
+template <class A, class S>
 inline std::size_t panel_row_bytes(const StoredMatrix& m) {
-  return (words_of<A>(row_bytes<A>(m)) + words_of<A>(scale_codes<A>(m))) * kWord;
+  return (words_of<A>(row_bytes_of<A, S>(m)) + words_of<A>(scale_codes<A, S>(m))) * kWord;
 }
 
 /// Bytes of the matrix in panels, the slack behind the last one included.
 template <class A>
 inline std::size_t panel_bytes(const StoredMatrix& m) {
-  return m.rows * panel_row_bytes<A>(m) + kPanelSlack;
+  std::size_t bytes = kPanelSlack;
+  Storages::with(m.dtype,
+                 [&](auto storage) { bytes += m.rows * panel_row_bytes<A, decltype(storage)>(m); });
+  return bytes;
 }
 
 /// Writes the rows [begin, end) of a matrix in panels of panel_rows rows; the last one has what is
@@ -141,22 +146,25 @@ inline std::size_t panel_bytes(const StoredMatrix& m) {
 template <class A>
 inline void store_in_panels(std::byte* out, const StoredMatrix& m, std::size_t panel_rows,
                             std::size_t begin, std::size_t end) {
-  const std::size_t bytes = row_bytes<A>(m);
-  const std::size_t codes = scale_codes<A>(m);
-  for (std::size_t row = begin; row < end; row += panel_rows) {
-    const std::size_t height = std::min(panel_rows, m.rows - row);
-    std::byte* panel = out + row * panel_row_bytes<A>(m);
-    pack_words<A>(panel, height * kWord, m.values + row * bytes, bytes, bytes, height);
-    pack_words<A>(panel + words_of<A>(bytes) * height * kWord, height * kWord,
-                  m.scales + row * codes, codes, codes, height);
-  }
+  Storages::with(m.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    const std::size_t bytes = row_bytes_of<A, S>(m);
+    const std::size_t codes = scale_codes<A, S>(m);
+    for (std::size_t row = begin; row < end; row += panel_rows) {
+      const std::size_t height = std::min(panel_rows, m.rows - row);
+      std::byte* panel = out + row * panel_row_bytes<A, S>(m);
+      pack_words<A>(panel, height * kWord, m.values + row * bytes, bytes, bytes, height);
+      pack_words<A>(panel + words_of<A>(bytes) * height * kWord, height * kWord,
+                    m.scales + row * codes, codes, codes, height);
+    }
+  });
 }
 
 /// Scratch memory of one lane's products.
 struct LinearScratch {
   alignas(64) std::byte words[kBlockWords * kPanelRows * kWord + kPanelSlack];
   alignas(64) std::byte packed[kBlockWords / 2 * kPanelRows * kWord + kPanelSlack];
-  alignas(64) float scales[kBlockWords * 2 / StoredMatrix::kFp4Block * kPanelRows];
+  alignas(64) float scales[kBlockScales * kPanelRows];
   alignas(64) std::byte codes[kScaleWords * kPanelRows * kWord];
 };
 
@@ -171,21 +179,19 @@ inline float scale_of_code(std::byte code) {
 }
 
 /// The scales of the rows [first, first + height) for the channels of a block:
-/// [groups][kPanelRows], one group for each FP8 or FP4 block of scales, NaN and all.
-template <class A>
+/// [groups][kPanelRows], one group for each block of columns with a scale, NaN and all.
+template <class A, class S>
 inline void expand_scales(float* out, const StoredMatrix& m, std::size_t first, std::size_t height,
                           std::size_t channel, std::size_t channels) {
-  const bool fp4 = m.dtype == DType::i8;
-  const std::size_t width = fp4 ? StoredMatrix::kFp4Block : StoredMatrix::kFp8Block;
-  const std::size_t blocks = (m.cols + width - 1) / width;
-  const std::size_t groups = (channels + width - 1) / width;
+  constexpr std::size_t kWidth = S::kScaleCols;
+  const std::size_t blocks = (m.cols + kWidth - 1) / kWidth;
+  const std::size_t groups = (channels + kWidth - 1) / kWidth;
   for (std::size_t g = 0; g < groups; ++g) {
     float scale = 0.0f;
     for (std::size_t r = 0; r < height; ++r) {
       const std::size_t row = first + r;
-      if (fp4 || r == 0 || row % StoredMatrix::kFp8Block == 0) {
-        const std::size_t at =
-            (fp4 ? row : row / StoredMatrix::kFp8Block) * blocks + channel / width + g;
+      if (r == 0 || row % S::kScaleRows == 0) {
+        const std::size_t at = row / S::kScaleRows * blocks + channel / kWidth + g;
         if (m.scale_dtype == DType::f8_e8m0) {
           scale = scale_of_code<A>(m.scales[at]);
         } else {
@@ -233,37 +239,28 @@ struct RowRange {
   std::size_t end;
 };
 
-/// Steps of BF16 or float32 words that a stored word takes.
-template <class A>
-inline std::size_t steps_of(DType dtype) {
-  return dtype == DType::i8 ? 4 : dtype == DType::f8_e4m3 || dtype == DType::f16 ? 2 : 1;
-}
-
 /// The scales of the words [begin, begin + count) of the rows [first, first + height) as
 /// [groups][kPanelRows], or null if the storage has none. A panel's words are asked for from first
 /// to last.
-template <class A>
+template <class A, class S>
 inline const float* stored_scales(const ProductMatrix& m, std::size_t first, std::size_t height,
                                   std::size_t begin, std::size_t count, LinearScratch& scratch) {
   const StoredMatrix& stored = m.stored;
-  const bool fp4 = stored.dtype == DType::i8;
-  if (!fp4 && stored.dtype != DType::f8_e4m3) return nullptr;
-  const std::size_t width = fp4 ? StoredMatrix::kFp4Block : StoredMatrix::kFp8Block;
-  const std::size_t per_word = fp4 ? 8 : 4;
-  const std::size_t channel = begin * per_word;
-  const std::size_t channels = std::min(count * per_word, stored.cols - channel);
-  const std::size_t codes = scale_codes<A>(stored);
+  constexpr std::size_t kWidth = S::kScaleCols;
+  const std::size_t channel = begin * kPerWord<S>;
+  const std::size_t channels = std::min(count * kPerWord<S>, stored.cols - channel);
+  const std::size_t codes = scale_codes<A, S>(stored);
   if (codes == 0) {
-    expand_scales<A>(scratch.scales, stored, first, height, channel, channels);
+    expand_scales<A, S>(scratch.scales, stored, first, height, channel, channels);
     return scratch.scales;
   }
-  const std::size_t group = channel / width;
-  const std::size_t groups = (channels + width - 1) / width;
+  const std::size_t group = channel / kWidth;
+  const std::size_t groups = (channels + kWidth - 1) / kWidth;
   const std::byte* words = nullptr;
   std::size_t stride = height * kWord;
   if (m.panels != nullptr) {
-    words = m.panels + first * panel_row_bytes<A>(stored) +
-            (words_of<A>(row_bytes<A>(stored)) + group / kWord) * stride;
+    words = m.panels + first * panel_row_bytes<A, S>(stored) +
+            (words_of<A>(row_bytes_of<A, S>(stored)) + group / kWord) * stride;
   } else {
     constexpr std::size_t kCodes = kScaleWords * kWord;
     stride = kPanelRows * kWord;
@@ -279,118 +276,108 @@ inline const float* stored_scales(const ProductMatrix& m, std::size_t first, std
 
 /// The words [begin, begin + count) of the rows [first, first + height) as they are stored, with
 /// their scales; see stored_scales about the order.
-template <class A>
+template <class A, class S>
 inline Block stored_block(const ProductMatrix& m, std::size_t first, std::size_t height,
                           std::size_t begin, std::size_t count, LinearScratch& scratch) {
   const StoredMatrix& stored = m.stored;
-  const std::size_t bytes = row_bytes<A>(stored);
+  const std::size_t bytes = row_bytes_of<A, S>(stored);
   Block block{};
   block.count = count;
   block.height = height;
   if (m.panels != nullptr) {
     block.stride = height * kWord;
-    block.words = m.panels + first * panel_row_bytes<A>(stored) + begin * block.stride;
+    block.words = m.panels + first * panel_row_bytes<A, S>(stored) + begin * block.stride;
   } else {
-    std::byte* out = steps_of<A>(stored.dtype) == 1 ? scratch.words : scratch.packed;
+    std::byte* out = kSteps<S> == 1 ? scratch.words : scratch.packed;
     block.stride = kPanelRows * kWord;
     block.words = out;
     pack_words<A>(out, block.stride, stored.values + first * bytes + begin * kWord, bytes,
                   std::min(count * kWord, bytes - begin * kWord), height,
                   stored.values + (first + height) * bytes + begin * kWord * height);
   }
-  block.scales = stored_scales<A>(m, first, height, begin, count, scratch);
-  block.group = block.scales == nullptr     ? count
-                : stored.dtype == DType::i8 ? StoredMatrix::kFp4Block / 8
-                                            : StoredMatrix::kFp8Block / 4;
+  block.group = count;
+  if constexpr (S::kScaleCols > 0) {
+    block.scales = stored_scales<A, S>(m, first, height, begin, count, scratch);
+    block.group = kScaleGroup<S>;
+  }
   return block;
 }
 
 /// The block with words that are multiplied in one step each.
-template <class A>
-inline Block expanded(Block block, DType dtype, LinearScratch& scratch) {
-  constexpr std::size_t kStride = kPanelRows * kWord;
-  const std::size_t steps = steps_of<A>(dtype);
-  if (steps == 1) return block;
-  if (dtype == DType::i8) {
-    expand_fp4<A>(scratch.words, block.words, block.stride, block.count);
-  } else if (dtype == DType::f8_e4m3) {
-    expand_fp8<A>(scratch.words, block.words, block.stride, block.count);
+template <class A, class S>
+inline Block expanded(Block block, LinearScratch& scratch) {
+  if constexpr (kSteps<S> == 1) {
+    return block;
   } else {
-    for (std::size_t word = 0; word < block.count; ++word) {
-      for (std::size_t i = 0; i < 2 * block.height; ++i) {
-        std::uint16_t bits;
-        std::memcpy(&bits, block.words + word * block.stride + i * 2, sizeof bits);
-        const float value = f16_to_float(bits);
-        std::memcpy(scratch.words + (2 * word + i % 2) * kStride + i / 2 * kWord, &value, kWord);
-      }
-    }
+    StoredWords<S>::template expand<A>(scratch.words, block.words, block.stride, block.count,
+                                       block.height);
+    block.words = scratch.words;
+    block.stride = kPanelRows * kWord;
+    block.count *= kSteps<S>;
+    block.group *= kSteps<S>;
+    return block;
   }
-  block.words = scratch.words;
-  block.stride = kStride;
-  block.count *= steps;
-  block.group *= steps;
-  return block;
 }
 
 /// Tokens up to which packed rows are expanded in registers.
 inline constexpr std::size_t kFewTokens = 4;
 
-/// Calls f with the way to multiply rows of this storage; whether blocks are expanded for it; and
-/// whether they have scales.
-template <class A, class F>
-inline void with_words(DType dtype, Layout layout, [[maybe_unused]] std::size_t tokens, F&& f) {
-  constexpr std::false_type no;
-  constexpr std::true_type yes;
-  if (!multiplied_as_bf16<A>(dtype)) return f(F32Words<A>{}, yes, no);
-  const auto with = [&](auto words) {
-    const bool scaled = dtype != DType::bf16;
+/// Calls f with the way to multiply rows of this storage, and whether blocks are expanded for it.
+template <class A, class S, class F>
+inline void with_words([[maybe_unused]] Layout layout, [[maybe_unused]] std::size_t tokens, F&& f) {
+  constexpr std::true_type expand;
+  if constexpr (!StoredWords<S>::kBf16) {
+    f(F32Words<A>{}, expand);
+  } else {
+    const auto with = [&](auto words) {
+#ifdef DS4_HAVE_AVX512
+      if constexpr (kLanes<A> == 16 && S::kScaleCols > 0) {
+        if (tokens <= kFewTokens) {
+          using Codes = typename StoredWords<S>::Codes;
+          return f(PackedWords<Codes, decltype(words)>{}, std::false_type{});
+        }
+      }
+#endif
+      f(words, expand);
+    };
 #ifdef DS4_HAVE_AVX512
     if constexpr (kLanes<A> == 16) {
-      if (scaled && tokens <= kFewTokens) {
-        if (dtype == DType::i8) return f(PackedWords<Fp4Codes, decltype(words)>{}, no, yes);
-        return f(PackedWords<Fp8Codes, decltype(words)>{}, no, yes);
-      }
+      if (value_bytes<A>(layout) == 2) return with(Bf16DotWords<A>{});
     }
 #endif
-    if (scaled) return f(words, yes, yes);
-    f(words, yes, no);
-  };
-#ifdef DS4_HAVE_AVX512
-  if constexpr (kLanes<A> == 16) {
-    if (value_bytes<A>(layout) == 2) return with(Bf16DotWords<A>{});
+    with(Bf16Words<A>{});
   }
-#endif
-  static_cast<void>(layout);
-  with(Bf16Words<A>{});
 }
 
+///@{
 /// y[s * y_stride + row - begin] = w[row] . x[s] for the rows of the range.
-template <class A>
-inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Tokens& x,
-                   LinearScratch& scratch) {
+template <class A, class S>
+inline void linear_of(float* y, std::size_t y_stride, const RowRange& w, const Tokens& x,
+                      LinearScratch& scratch) {
   const ProductMatrix& m = *w.matrix;
-  const DType dtype = m.stored.dtype;
-  const std::size_t bytes = row_bytes<A>(m.stored);
+  const std::size_t bytes = row_bytes_of<A, S>(m.stored);
   const std::size_t words = words_of<A>(bytes);
-  const std::size_t steps = steps_of<A>(dtype);
-  const std::size_t per_block = kBlockWords / steps;
-  const bool pairs = multiplied_as_bf16<A>(dtype) && value_bytes<A>(x.layout) == 4;
-  const std::size_t token_bytes = steps * (pairs ? 8 : 4);  // of a token, per stored word
-  with_words<A>(dtype, x.layout, x.count, [&](auto kind, auto expand, auto scaled) {
+  constexpr std::size_t kPerBlock = kBlockWords / kSteps<S>;
+  const bool pairs = StoredWords<S>::kBf16 && value_bytes<A>(x.layout) == 4;
+  const std::size_t token_bytes = kSteps<S> * (pairs ? 8 : 4);  // of a token, per stored word
+  with_words<A, S>(x.layout, x.count, [&](auto kind, auto expand) {
     using Words = decltype(kind);
-    constexpr bool kScaled = decltype(scaled)::value;
+    constexpr bool kExpand = decltype(expand)::value && kSteps<S> > 1;
+    constexpr bool kScaled = S::kScaleCols > 0;
     std::size_t row = w.begin;
 #ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16 && decltype(expand)::value != kScaled) {
-      const bool fits = bytes % (kRowsAtOnce * kWord) == 0 && dtype != DType::f16;
+    if constexpr (kLanes<A> == 16 && !kExpand) {
+      const bool fits = bytes % (kRowsAtOnce * kWord) == 0;
       if (m.panels == nullptr && x.count <= kFewTokens && fits) {
         for (; row + kRowsAtOnce <= w.end; row += kRowsAtOnce) {
-          for (std::size_t begin = 0; begin < words; begin += per_block) {
-            const std::size_t count = std::min(per_block, words - begin);
+          for (std::size_t begin = 0; begin < words; begin += kPerBlock) {
+            const std::size_t count = std::min(kPerBlock, words - begin);
             const std::byte* group = m.stored.values + row * bytes;
-            const StoredRows rows{group + begin * kWord, bytes, count,
-                                  group + kRowsAtOnce * (bytes + begin * kWord),
-                                  stored_scales<A>(m, row, kRowsAtOnce, begin, count, scratch)};
+            StoredRows rows{group + begin * kWord, bytes, count,
+                            group + kRowsAtOnce * (bytes + begin * kWord), nullptr};
+            if constexpr (kScaled) {
+              rows.scales = stored_scales<A, S>(m, row, kRowsAtOnce, begin, count, scratch);
+            }
             multiply_rows<A, Words, kScaled>(x.count, y + (row - w.begin), y_stride, rows,
                                              x.data + begin * token_bytes, x.stride, begin == 0);
           }
@@ -402,14 +389,14 @@ inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Toke
       const std::size_t first = row / m.panel_rows * m.panel_rows;
       const std::size_t height = std::min(m.panel_rows, m.stored.rows - first);
       const std::size_t wanted = std::min(w.end, first + height) - row;
-      for (std::size_t begin = 0; begin < words; begin += per_block) {
-        const std::size_t count = std::min(per_block, words - begin);
-        Block block = stored_block<A>(m, first, height, begin, count, scratch);
+      for (std::size_t begin = 0; begin < words; begin += kPerBlock) {
+        const std::size_t count = std::min(kPerBlock, words - begin);
+        Block block = stored_block<A, S>(m, first, height, begin, count, scratch);
         block.skip = row - first;
         block.wanted = wanted;
         const std::byte* next = block.words + count * block.stride;
         const bool more = m.panels != nullptr && (row + wanted < w.end || begin + count < words);
-        if constexpr (expand) block = expanded<A>(block, dtype, scratch);
+        if constexpr (kExpand) block = expanded<A, S>(block, scratch);
         multiply_block<A, Words, kScaled>(y + (row - w.begin), y_stride, block,
                                           x.data + begin * token_bytes, x.stride, x.count,
                                           begin == 0, next, more ? count * height * kWord / 64 : 0);
@@ -418,5 +405,13 @@ inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Toke
     }
   });
 }
+template <class A>
+inline void linear(float* y, std::size_t y_stride, const RowRange& w, const Tokens& x,
+                   LinearScratch& scratch) {
+  Storages::with(w.matrix->stored.dtype, [&](auto storage) {
+    linear_of<A, decltype(storage)>(y, y_stride, w, x, scratch);
+  });
+}
+///@}
 
 }  // namespace ds4::inline v0_1::simd
