@@ -67,26 +67,8 @@ constexpr std::uint16_t bf16_from_float(float x) {
   return static_cast<std::uint16_t>(is_nan ? bits >> 16 | 0x40u : rounded);
 }
 
-/// F16 (IEEE binary16), denormals, infinities and NaN included.
-constexpr float f16_to_float(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-  std::uint32_t exponent = (bits >> 10) & 0x1fu;
-  std::uint32_t mantissa = bits & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent == 0) {
-    if (mantissa == 0) return std::bit_cast<float>(sign);
-    exponent = 1;  // a denormal: normalise it, float32 has the range
-    while ((mantissa & 0x400u) == 0) {
-      mantissa <<= 1;
-      --exponent;
-    }
-    mantissa &= 0x3ffu;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-}
-
-// The conversions of FP8 and FP4 have neither branches nor floating-point operations that only some
-// values need, so that compilers make vectors of loops over them.
+// The conversions of F16, FP8 and FP4 have neither branches nor floating-point operations that only
+// some values need, so that compilers make vectors of loops over them.
 
 namespace detail {
 /// The code, without sign, that is nearest to a float32 of these bits, ties to even; at most that
@@ -107,6 +89,18 @@ constexpr std::uint32_t small_float_code(std::uint32_t magnitude, float largest,
   return steps + ((exponent - least) << mantissa_bits);
 }
 }  // namespace detail
+
+/// F16 (IEEE binary16), denormals, infinities and NaN included.
+constexpr float f16_to_float(std::uint16_t bits) {
+  const std::uint32_t magnitude = bits & 0x7fffu;
+  // A denormal, mantissa * 2^-24, is a number from 2^-14 on without its leading one.
+  const std::uint32_t denormal = magnitude < 0x400u ? 1u : 0u;
+  const float finite = std::bit_cast<float>((magnitude << 13) + ((112 + denormal) << 23)) -
+                       std::bit_cast<float>(denormal * std::bit_cast<std::uint32_t>(0x1p-14f));
+  const std::uint32_t special = ((magnitude + 0x400u) >> 15) * 0x7f800000u;  // infinity or NaN
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+  return std::bit_cast<float>(sign | special | std::bit_cast<std::uint32_t>(finite));
+}
 
 /// F8_E4M3 in its "fn" form: no infinities, 0x7f and 0xff are NaN, largest value 448.
 constexpr float f8_e4m3_to_float(std::uint8_t bits) {
