@@ -13,6 +13,7 @@
 
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/stored_matrix.hpp>
+#include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/linear.hpp>
 #include <ds4/kernels/simd/memory.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
