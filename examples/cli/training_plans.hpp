@@ -4,7 +4,14 @@
 #include <vector>
 
 #include <ds4/config/config_values.hpp>
-#include <ds4/plan/training_plan.hpp>
+#include <ds4/core/version.hpp>
+
+namespace ds4::inline v0_1 {
+
+struct TrainingPlan;
+struct TrainingPlanOptions;
+
+}  // namespace ds4::inline v0_1
 
 namespace ds4::cli {
 
