@@ -40,7 +40,6 @@ TEST_CASE("config header: all of it") {
 #include <array>
 #include <cstddef>
 #include <string_view>
-#include <utility>
 
 #include <ds4/config/config.hpp>
 
