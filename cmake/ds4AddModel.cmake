@@ -121,12 +121,8 @@ function(_ds4_run_generator config name folder)
     set(compiler c++)
   endif()
   separate_arguments(flags UNIX_COMMAND "$ENV{CPPFLAGS}")
-  find_path(ds4_include_dir ds4/config/config_header.hpp NO_CACHE
-            HINTS "${here}/../include" "${here}/../../../include")  # the source tree, a prefix
-  if(ds4_include_dir)
-    list(APPEND flags -I "${ds4_include_dir}")
-  endif()
-  set(generator "${folder}/ds4_generator")
+  list(PREPEND flags -I "${here}/../include" -I "${here}/../../../include")  # source tree, prefix
+  set(generator "${folder}/ds4_generator_${name}")
   file(MAKE_DIRECTORY "${folder}")
   execute_process(COMMAND ${compiler} -std=c++20 -O0 "${here}/model_header.cpp" -o "${generator}"
                           ${flags}
@@ -138,7 +134,8 @@ function(_ds4_run_generator config name folder)
   endif()
   file(REMOVE "${generator}")
   if(NOT result EQUAL 0)
-    message(FATAL_ERROR "ds4_add_model: ${result}\n${errors}")
+    string(REPLACE "\n" "\n  " errors "${errors}")  # CMake does not wrap indented lines
+    message(FATAL_ERROR "ds4_add_model: ${name}: ${result}\n  ${errors}")
   endif()
 endfunction()
 
