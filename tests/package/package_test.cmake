@@ -189,9 +189,9 @@ function(case_messages)
     message(FATAL_ERROR "${errors}")
   endif()
   expect_first_error(model "ds4 needs C\\+\\+20: compile with -std=c\\+\\+20" -std=c++17)
-  expect_first_error(version "ds4 needs GCC 12 or later" -std=c++20 -U__clang__ -U__GNUC__
+  expect_first_error(core/version "ds4 needs GCC 12 or later" -std=c++20 -U__clang__ -U__GNUC__
                      -D__GNUC__=11)
-  expect_first_error(version "ds4 needs Clang 16 or later" -std=c++20 -D__clang__=1
+  expect_first_error(core/version "ds4 needs Clang 16 or later" -std=c++20 -D__clang__=1
                      -U__clang_major__ -D__clang_major__=15)
 endfunction()
 
