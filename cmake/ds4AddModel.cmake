@@ -134,6 +134,7 @@ function(_ds4_run_generator config name folder)
   endif()
   file(REMOVE "${generator}")
   if(NOT result EQUAL 0)
+    string(STRIP "${errors}" errors)
     string(REPLACE "\n" "\n  " errors "${errors}")  # CMake does not wrap indented lines
     message(FATAL_ERROR "ds4_add_model: ${name}: ${result}\n  ${errors}")
   endif()
