@@ -1,5 +1,5 @@
-// What a model does unless it is told otherwise: the tokens of its passes, and those that a state can
-// take back.
+// What a model does unless it is told otherwise: the tokens of its passes, and those that a state
+// can take back.
 #pragma once
 
 #include <algorithm>
