@@ -25,7 +25,7 @@ enum class StorageFormat : std::uint8_t {
 /// How tensors of one role are stored: their type and, where they have scales, the values that
 /// share one.
 struct Storage {
-  // Not explicit: the type says the rest.
+  /// What a matrix of this element type has; not explicit, as the type says the rest.
   constexpr Storage(DType type)
       : dtype(type),
         scale_rows(storage_info(type).scale_rows),

@@ -45,9 +45,9 @@ inline std::string declaration(const std::string& field, const RopeScaling& scal
 
 }  // namespace detail
 
-/// The text of a header with struct ds4::models::<name>, a configuration type of these values,
-/// which are to be consistent, as those of read_config() are. `name` is a C++ identifier; the head
-/// of the text names `source`.
+/// The text of a header with struct ds4::models::NAME, a configuration type of these values,
+/// which are to be consistent, as those of read_config() are. `name`, NAME, is a C++ identifier;
+/// the head of the text names `source`.
 inline std::string config_header(const ConfigValues& values, std::string_view name,
                                  std::string_view source) {
   const std::string type(name);

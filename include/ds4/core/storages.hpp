@@ -53,6 +53,8 @@ struct StoredF16 : detail::UnscaledStorage<DType::f16, std::uint16_t, f16_to_flo
 
 /// F8_E4M3 with one scale per 128 x 128 block. Source: model.md 7.2.
 struct StoredFp8 {
+  ///@{
+  /// See above.
   static constexpr DType kDType = DType::f8_e4m3;
   static constexpr std::string_view kName = dtype_name(kDType);
   static constexpr std::size_t kBits = 8;
@@ -69,11 +71,14 @@ struct StoredFp8 {
     }
   }
   static constexpr std::uint8_t code(float x) { return f8_e4m3_from_float(x); }
+  ///@}
 };
 
 /// FP4 in I8, two values to a byte, the low nibble first, with one scale per 32 columns of a row.
 /// Source: model.md 7.2.
 struct StoredFp4 {
+  ///@{
+  /// See above.
   static constexpr DType kDType = DType::i8;
   static constexpr std::string_view kName = "FP4";
   static constexpr std::size_t kBits = 4;
@@ -93,6 +98,7 @@ struct StoredFp4 {
     if (end % 2 != 0) put(end - 1, fp4_to_float(std::to_integer<unsigned>(row[end / 2])));
   }
   static constexpr std::uint8_t code(float x) { return fp4_from_float(x); }
+  ///@}
 };
 
 /// A list of storages.
