@@ -3,13 +3,7 @@
 # layers; and the files that documents link to exist. -DTREE=<folder> reads another tree.
 cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/support.cmake")
-if(NOT TREE AND NOT OUT)
-  message(FATAL_ERROR "expected -DOUT=<folder> or -DTREE=<folder>, found none")
-endif()
-set(top "${TREE}")
-if(NOT TREE)
-  cmake_path(SET top NORMALIZE "${CMAKE_CURRENT_LIST_DIR}/../..")
-endif()
+ds4_choose_tree(top)
 
 # The sections of model.md.
 set(sections "")

@@ -1,5 +1,18 @@
 # What the tests of this folder share that read sources, line by line.
 
+# ds4_choose_tree(<out>): the tree to read, -DTREE or the one that the test is in. It needs -DOUT for
+# what it tries on copies.
+function(ds4_choose_tree out)
+  if(NOT TREE AND NOT OUT)
+    message(FATAL_ERROR "expected -DOUT=<folder> or -DTREE=<folder>, found none")
+  endif()
+  set(tree "${TREE}")
+  if(NOT TREE)
+    cmake_path(SET tree NORMALIZE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../..")
+  endif()
+  set(${out} "${tree}" PARENT_SCOPE)
+endfunction()
+
 # ds4_read_lines(<out> <file>): the lines of a file as a list, empty ones too. What a list cannot
 # hold is replaced: ";" by ",", "\" by "/", "[" by "{" and "]" by "}".
 function(ds4_read_lines out file)

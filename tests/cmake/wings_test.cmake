@@ -3,13 +3,7 @@
 # wing has headers, and the folders of tests/ are those of wings. -DTREE=<folder> reads another tree.
 cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/support.cmake")
-if(NOT TREE AND NOT OUT)
-  message(FATAL_ERROR "expected -DOUT=<folder> or -DTREE=<folder>, found none")
-endif()
-set(top "${TREE}")
-if(NOT TREE)
-  cmake_path(SET top NORMALIZE "${CMAKE_CURRENT_LIST_DIR}/../..")
-endif()
+ds4_choose_tree(top)
 
 # The wings: the first cells of the table below the heading "Wings", in order, `core/` or `model.hpp`.
 set(wings "")
