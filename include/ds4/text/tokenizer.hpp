@@ -1,28 +1,22 @@
 // The tokenizer: text to token ids and back, from a checkpoint's tokenizer.json.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <unordered_map>
-#include <unordered_set>
-#include <utility>
 #include <vector>
 
 #include <ds4/core/error.hpp>
 #include <ds4/core/utf8.hpp>
 #include <ds4/text/added_tokens.hpp>
 #include <ds4/text/bpe.hpp>
-#include <ds4/text/byte_level.hpp>
 #include <ds4/text/split_regex.hpp>
 
 namespace ds4::inline v0_1 {
