@@ -19,6 +19,7 @@
 #include <doctest/doctest.h>
 #include <nlohmann/json.hpp>
 
+#include <ds4/text/byte_level.hpp>
 #include <ds4/text/tokenizer.hpp>
 #include <support/paths.hpp>
 
