@@ -211,7 +211,7 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   backend.expect_weights(bytes, checkpoint.tells_residency());
   WeightLoader<B> loader(checkpoint, backend);
   if (weights->config.has_dspark) loader.set_aside("mtp.");
-  if (has_mtp_layer(weights->config, checkpoint)) weights->mtp.emplace();
+  if (drafter_of(weights->config, checkpoint) == DrafterKind::mtp) weights->mtp.emplace();
   weights->visit(loader);
   loader.finish();
   weights->find_dense();

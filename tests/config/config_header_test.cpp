@@ -77,6 +77,11 @@ struct mine {
   static constexpr double rms_norm_eps = 1e-06;
   static constexpr std::size_t max_position_embeddings = 1048576;
   static constexpr std::size_t num_nextn_predict_layers = 1;
+  static constexpr std::size_t dspark_stages = 0;
+  static constexpr std::size_t dspark_block_size = 0;
+  static constexpr std::size_t dspark_noise_token_id = 0;
+  static constexpr std::array<std::size_t, 0> dspark_target_layer_ids{};
+  static constexpr std::size_t dspark_markov_rank = 0;
 };
 static_assert(checked_config<mine>());
 

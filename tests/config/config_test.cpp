@@ -59,6 +59,7 @@ struct Mine : Flash {
   static constexpr std::array<int, 2> compress_ratios{16, 8};
   static constexpr ds4::CompressRates compress_rates{8, 16};
   static constexpr ds4::RopeScaling rope_scaling{};
+  static constexpr std::size_t dspark_stages = 0;
 };
 static_assert(ModelConfig<Mine>);
 static_assert(ds4::checked_config<Mine>());

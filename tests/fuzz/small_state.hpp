@@ -55,6 +55,11 @@ struct Config {
   static constexpr double rms_norm_eps = 1e-6;
   static constexpr std::size_t max_position_embeddings = 4096;
   static constexpr std::size_t num_nextn_predict_layers = 1;
+  static constexpr std::size_t dspark_stages = 2;
+  static constexpr std::size_t dspark_block_size = 2;
+  static constexpr std::size_t dspark_noise_token_id = 3;
+  static constexpr std::array<std::size_t, 1> dspark_target_layer_ids{2};
+  static constexpr std::size_t dspark_markov_rank = 2;
 };
 static_assert(checked_config<Config>());
 

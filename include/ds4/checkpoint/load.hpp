@@ -33,12 +33,14 @@ ConfigValues read_config_of(const std::filesystem::path& dir) {
   return config;
 }
 
-/// Whether a checkpoint of this configuration has the multi-token-prediction layer.
-inline bool has_mtp_layer(const ConfigValues& config, const Checkpoint& checkpoint) {
-  return config.num_nextn_predict_layers > 0 && !config.has_dspark &&
-         std::ranges::any_of(checkpoint.tensors(), [](const StoredTensor& tensor) {
-           return tensor.name.starts_with("mtp.0.");
-         });
+/// The drafter that a checkpoint of this configuration has tensors of.
+inline DrafterKind drafter_of(const ConfigValues& config, const Checkpoint& checkpoint) {
+  const bool has_tensors = std::ranges::any_of(
+      checkpoint.tensors(),
+      [](const StoredTensor& tensor) { return tensor.name.starts_with("mtp."); });
+  if (!has_tensors) return DrafterKind::none;
+  if (config.has_dspark) return DrafterKind::dspark;
+  return config.num_nextn_predict_layers > 0 ? DrafterKind::mtp : DrafterKind::none;
 }
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.

@@ -104,7 +104,7 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
 }  // namespace detail
 
 /// The tensors of a checkpoint of this configuration, in the release's names, without scales; the
-/// multi-token-prediction layer's as well if the configuration has one. Source: model.md 7.1.
+/// drafter's as well if the configuration has one. Source: model.md 7.1.
 inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
   std::vector<TensorInfo> list;
   const std::size_t D = c.hidden_size;
@@ -130,6 +130,24 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
     list.push_back({prefix + "hnorm.weight", {D}, TensorRole::norm});
     detail::list_layer(list, c, prefix, 0, RouterKind::learned);
     hyper_head(prefix);
+  }
+  for (std::size_t i = 0; i < c.dspark_stages; ++i) {
+    const std::string prefix = "mtp." + std::to_string(i) + ".";
+    if (i == 0) {
+      list.push_back({prefix + "main_proj.weight",
+                      {D, c.dspark_target_layer_ids.size() * D},
+                      TensorRole::linear});
+      list.push_back({prefix + "main_norm.weight", {D}, TensorRole::norm});
+    }
+    detail::list_layer(list, c, prefix, 0, RouterKind::learned);
+    if (i + 1 < c.dspark_stages) continue;
+    const std::size_t R = c.dspark_markov_rank;
+    hyper_head(prefix);
+    list.push_back(
+        {prefix + "markov_head.markov_w1.weight", {c.vocab_size, R}, TensorRole::matrix});
+    list.push_back(
+        {prefix + "markov_head.markov_w2.weight", {c.vocab_size, R}, TensorRole::matrix});
+    list.push_back({prefix + "confidence_head.proj.weight", {1, D + R}, TensorRole::matrix});
   }
   return list;
 }

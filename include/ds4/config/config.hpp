@@ -25,13 +25,23 @@ enum class RouterKind : std::uint8_t {
   learned,  ///< top-k of the router's scores plus bias
 };
 
+/// What guesses the tokens that a pass of the model then verifies.
+enum class DrafterKind : std::uint8_t {
+  none,
+  mtp,     ///< the multi-token-prediction layer. Source: model.md 9
+  dspark,  ///< DSpark: a block of tokens at once. Source: model.md 19
+};
+
 ///@{
-/// The name in texts: "sliding", "csa" or "hca"; "hash" or "learned".
+/// The name in texts: "sliding", "csa" or "hca"; "hash" or "learned"; "none", "mtp" or "dspark".
 constexpr std::string_view name_of(AttentionKind kind) {
   return kind == AttentionKind::sliding ? "sliding" : kind == AttentionKind::csa ? "csa" : "hca";
 }
 constexpr std::string_view name_of(RouterKind kind) {
   return kind == RouterKind::hash ? "hash" : "learned";
+}
+constexpr std::string_view name_of(DrafterKind kind) {
+  return kind == DrafterKind::none ? "none" : kind == DrafterKind::mtp ? "mtp" : "dspark";
 }
 ///@}
 
@@ -63,37 +73,42 @@ struct CompressRates {
 /// concept ModelConfig, ConfigValues, its comparison and text, the reader of config.json and the
 /// writer of headers are made of this list. The order is that of texts, and of the fingerprint of
 /// saved states.
-#define DS4_CONFIG_FIELDS(X)                   \
-  X(std::size_t, vocab_size)                   \
-  X(std::size_t, hidden_size)                  \
-  X(std::size_t, num_hidden_layers)            \
-  X(std::size_t, num_attention_heads)          \
-  X(std::size_t, head_dim)                     \
-  X(std::size_t, qk_rope_head_dim)             \
-  X(std::size_t, q_lora_rank)                  \
-  X(std::size_t, o_groups)                     \
-  X(std::size_t, o_lora_rank)                  \
-  X(std::size_t, n_routed_experts)             \
-  X(std::size_t, num_experts_per_tok)          \
-  X(std::size_t, moe_intermediate_size)        \
-  X(double, routed_scaling_factor)             \
-  X(double, swiglu_limit)                      \
-  X(std::size_t, num_hash_layers)              \
-  X(std::size_t, index_n_heads)                \
-  X(std::size_t, index_head_dim)               \
-  X(std::size_t, index_topk)                   \
-  X(std::size_t, sliding_window)               \
-  X(std::vector<std::size_t>, compress_ratios) \
-  X(CompressRates, compress_rates)             \
-  X(double, rope_theta)                        \
-  X(double, compress_rope_theta)               \
-  X(RopeScaling, rope_scaling)                 \
-  X(std::size_t, hc_mult)                      \
-  X(std::size_t, hc_sinkhorn_iters)            \
-  X(double, hc_eps)                            \
-  X(double, rms_norm_eps)                      \
-  X(std::size_t, max_position_embeddings)      \
-  X(std::size_t, num_nextn_predict_layers)
+#define DS4_CONFIG_FIELDS(X)                           \
+  X(std::size_t, vocab_size)                           \
+  X(std::size_t, hidden_size)                          \
+  X(std::size_t, num_hidden_layers)                    \
+  X(std::size_t, num_attention_heads)                  \
+  X(std::size_t, head_dim)                             \
+  X(std::size_t, qk_rope_head_dim)                     \
+  X(std::size_t, q_lora_rank)                          \
+  X(std::size_t, o_groups)                             \
+  X(std::size_t, o_lora_rank)                          \
+  X(std::size_t, n_routed_experts)                     \
+  X(std::size_t, num_experts_per_tok)                  \
+  X(std::size_t, moe_intermediate_size)                \
+  X(double, routed_scaling_factor)                     \
+  X(double, swiglu_limit)                              \
+  X(std::size_t, num_hash_layers)                      \
+  X(std::size_t, index_n_heads)                        \
+  X(std::size_t, index_head_dim)                       \
+  X(std::size_t, index_topk)                           \
+  X(std::size_t, sliding_window)                       \
+  X(std::vector<std::size_t>, compress_ratios)         \
+  X(CompressRates, compress_rates)                     \
+  X(double, rope_theta)                                \
+  X(double, compress_rope_theta)                       \
+  X(RopeScaling, rope_scaling)                         \
+  X(std::size_t, hc_mult)                              \
+  X(std::size_t, hc_sinkhorn_iters)                    \
+  X(double, hc_eps)                                    \
+  X(double, rms_norm_eps)                              \
+  X(std::size_t, max_position_embeddings)              \
+  X(std::size_t, num_nextn_predict_layers)             \
+  X(std::size_t, dspark_stages)                        \
+  X(std::size_t, dspark_block_size)                    \
+  X(std::size_t, dspark_noise_token_id)                \
+  X(std::vector<std::size_t>, dspark_target_layer_ids) \
+  X(std::size_t, dspark_markov_rank)
 
 namespace detail {
 
@@ -113,8 +128,14 @@ concept FieldOf = std::convertible_to<T, Field> ||
     C::field                            \
   } -> detail::FieldOf<type>;
 /// A configuration is a type with the static members of DS4_CONFIG_FIELDS, and a name.
-/// compress_ratios has one entry per main layer: the release's extra last entry, 0, belongs to the
-/// multi-token-prediction layer, which is always of ratio 0 here.
+/// compress_ratios has one entry per main layer: the release's extra last entries, 0, belong to the
+/// drafter, whose layers are always of ratio 0 here.
+///
+/// What a drafter needs is compiled for the checkpoints that have it: a model reads one without,
+/// too. num_nextn_predict_layers is 1 where a multi-token-prediction layer may be there,
+/// dspark_stages the most stages that DSpark may have, and max_position_embeddings the most that a
+/// checkpoint may say. dspark_stages is the number of prefixes mtp.k, which the release calls
+/// n_mtp_layers.
 template <class C>
 concept ModelConfig = requires {
   { C::name } -> std::convertible_to<std::string_view>;
@@ -134,6 +155,14 @@ consteval auto with_pairs(std::array<std::size_t, Lead> lead) {
     ratios[Lead + 2 * i + 1] = 4;
   }
   return ratios;
+}
+
+/// The ids of the last `Count` layers.
+template <std::size_t Count>
+consteval auto last_layers(std::size_t num_hidden_layers) {
+  std::array<std::size_t, Count> ids{};
+  for (std::size_t i = 0; i < Count; ++i) ids[i] = num_hidden_layers - Count + i;
+  return ids;
 }
 
 /// What both released models have in common.
@@ -158,9 +187,24 @@ struct ReleaseConfig {
   static constexpr double rms_norm_eps = 1e-6;
   static constexpr std::size_t max_position_embeddings = 1048576;
   static constexpr std::size_t num_nextn_predict_layers = 1;
+  static constexpr std::size_t dspark_stages = 3;
+  static constexpr std::size_t dspark_block_size = 5;
+  static constexpr std::size_t dspark_noise_token_id = 128799;
 };
 
 }  // namespace detail
+
+/// For configuration types without DSpark to derive from.
+struct NoDspark {
+  ///@{
+  /// See ModelConfig.
+  static constexpr std::size_t dspark_stages = 0;
+  static constexpr std::size_t dspark_block_size = 0;
+  static constexpr std::size_t dspark_noise_token_id = 0;
+  static constexpr std::array<std::size_t, 0> dspark_target_layer_ids{};
+  static constexpr std::size_t dspark_markov_rank = 0;
+  ///@}
+};
 
 /// DeepSeek-V4-Flash: 284 G parameters, 13 G active per token. Source: model.md 1.
 struct Flash : detail::ReleaseConfig {
@@ -178,6 +222,8 @@ struct Flash : detail::ReleaseConfig {
   static constexpr std::size_t index_topk = 512;
   static constexpr auto compress_ratios =
       detail::with_pairs<20>(std::array<std::size_t, 3>{0, 0, 4});
+  static constexpr auto dspark_target_layer_ids = detail::last_layers<3>(num_hidden_layers);
+  static constexpr std::size_t dspark_markov_rank = 256;
   ///@}
 };
 
@@ -197,6 +243,8 @@ struct Pro : detail::ReleaseConfig {
   static constexpr std::size_t index_topk = 1024;
   static constexpr auto compress_ratios =
       detail::with_pairs<29>(std::array<std::size_t, 3>{128, 128, 4});
+  static constexpr auto dspark_target_layer_ids = detail::last_layers<3>(num_hidden_layers);
+  static constexpr std::size_t dspark_markov_rank = 512;
   ///@}
 };
 
@@ -270,6 +318,41 @@ consteval void nothing_is_empty() {
                     hc_sinkhorn_iters > 0,
                 "ds4::ModelConfig: every size must be at least 1");
 }
+template <std::size_t dspark_stages, std::size_t dspark_block_size, std::size_t dspark_markov_rank,
+          std::size_t dspark_target_layer_ids_size>
+consteval void dspark_is_whole() {
+  static_assert(
+      dspark_stages == 0 ||
+          (dspark_block_size > 0 && dspark_markov_rank > 0 && dspark_target_layer_ids_size > 0),
+      "ds4::ModelConfig: with dspark_stages above 0, dspark_block_size, dspark_markov_rank "
+      "and the entries of dspark_target_layer_ids must be at least 1");
+}
+template <std::size_t dspark_noise_token_id, std::size_t vocab_size>
+consteval void noise_is_a_token() {
+  static_assert(dspark_noise_token_id < vocab_size,
+                "ds4::ModelConfig: dspark_noise_token_id must be below vocab_size");
+}
+template <std::size_t dspark_target_layer_id, std::size_t num_hidden_layers>
+consteval void target_is_a_layer() {
+  static_assert(dspark_target_layer_id < num_hidden_layers,
+                "ds4::ModelConfig: dspark_target_layer_ids must be below num_hidden_layers");
+}
+template <std::size_t dspark_target_layer_id, std::size_t next_dspark_target_layer_id>
+consteval void targets_ascend() {
+  static_assert(dspark_target_layer_id < next_dspark_target_layer_id,
+                "ds4::ModelConfig: dspark_target_layer_ids must be strictly increasing");
+}
+template <ModelConfig C, std::size_t I = 0>
+consteval bool targets_are_layers() {
+  if constexpr (I < C::dspark_target_layer_ids.size()) {
+    target_is_a_layer<C::dspark_target_layer_ids[I], C::num_hidden_layers>();
+    if constexpr (I > 0) {
+      targets_ascend<C::dspark_target_layer_ids[I - 1], C::dspark_target_layer_ids[I]>();
+    }
+    return targets_are_layers<C, I + 1>();
+  }
+  return true;
+}
 template <ModelConfig C>
 consteval void reals() {
   static_assert(C::rope_theta > 1.0 && C::compress_rope_theta > 1.0,
@@ -311,6 +394,12 @@ consteval bool checked_config() {
   check::at_most_one_extra_layer<C::num_nextn_predict_layers>();
   check::rates_tell_kinds_apart<C::compress_rates.compressed_sparse_attention,
                                 C::compress_rates.heavily_compressed_attention>();
+  check::dspark_is_whole<C::dspark_stages, C::dspark_block_size, C::dspark_markov_rank,
+                         C::dspark_target_layer_ids.size()>();
+  if constexpr (C::dspark_stages > 0) {
+    check::noise_is_a_token<C::dspark_noise_token_id, C::vocab_size>();
+    check::targets_are_layers<C>();
+  }
   check::reals<C>();
   return check::ratios_have_kinds<C>();
 }

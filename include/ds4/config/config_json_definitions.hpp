@@ -194,13 +194,16 @@ class ConfigFields {
   Problems problems_;
 };
 
+/// Stages of a drafter beyond this are no model's.
+inline constexpr std::size_t kMaxStages = 16;
+
 /// Fields that may be absent or stated in another way: the functions below set them.
 inline bool is_stated_elsewhere(std::string_view field) {
   constexpr std::array<std::string_view, 6> kFields{
       "qk_rope_head_dim", "num_hash_layers",     "compress_ratios",
       "rope_theta",       "compress_rope_theta", "num_nextn_predict_layers"};
   return field.starts_with("compress_rates.") || field.starts_with("rope_scaling.") ||
-         std::ranges::find(kFields, field) != kFields.end();
+         field.starts_with("dspark_") || std::ranges::find(kFields, field) != kFields.end();
 }
 
 /// The rates that a list of ratios implies where compress_rates is absent: 4 and 128 if it uses no
@@ -220,33 +223,59 @@ inline std::optional<CompressRates> rates_of(const std::vector<std::size_t>& rat
   return rates;
 }
 
-/// Reads a list with one entry per layer, or also one for each of extra layers; one of another
-/// length is recorded, and nothing returned.
+/// Reads a list with one entry per layer; one of another length is recorded, and nothing returned.
 template <class T>
 std::optional<std::vector<T>> read_per_layer(ConfigFields& file, std::string_view path,
-                                             std::size_t layers, std::size_t extra) {
+                                             std::size_t layers) {
   auto list = file.get<std::vector<T>>(path);
-  if (list && layers > 0 && list->size() != layers && list->size() != layers + extra) {
-    const std::string longer = extra > 0 ? " or " + std::to_string(layers + extra) : "";
-    file.reject(path, std::to_string(layers) + longer + " entries", std::to_string(list->size()));
+  if (list && layers > 0 && list->size() != layers) {
+    file.reject(path, std::to_string(layers) + " entries", std::to_string(list->size()));
     list.reset();
   }
   return list;
 }
 
-/// Attention of each layer: compress_ratios, or layer_types with compress_rates.
-inline void read_attention_kinds(ConfigFields& file, ConfigValues& values) {
+/// Reads compress_ratios: the main layers', and behind them, where the list goes on, one 0 for each
+/// layer of the drafter, whose number it returns. num_nextn_predict_layers is that number in the
+/// old releases, and none where DSpark is (it says 1 in Flash-0731, with 3 stages).
+inline std::optional<std::vector<std::size_t>> read_ratios(ConfigFields& file,
+                                                           ConfigValues& values) {
+  auto ratios = file.get<std::vector<std::size_t>>("compress_ratios");
   const std::size_t layers = values.num_hidden_layers;
-  auto ratios =
-      read_per_layer<std::size_t>(file, "compress_ratios", layers, values.num_nextn_predict_layers);
-  for (std::size_t i = layers; layers > 0 && ratios && i < ratios->size(); ++i) {
+  const std::size_t stated = values.num_nextn_predict_layers;
+  if (values.has_dspark) values.num_nextn_predict_layers = 0;
+  if (!ratios || layers == 0) return ratios;
+  const std::size_t most = values.has_dspark ? kMaxStages : 1;
+  if (ratios->size() < layers || ratios->size() > layers + most) {
+    file.reject("compress_ratios",
+                std::to_string(layers) + " to " + std::to_string(layers + most) + " entries",
+                std::to_string(ratios->size()));
+    return std::nullopt;
+  }
+  for (std::size_t i = layers; i < ratios->size(); ++i) {
     if ((*ratios)[i] != 0) {
-      file.reject("compress_ratios[" + std::to_string(i) + "]",
-                  "0 for a multi-token-prediction layer", std::to_string((*ratios)[i]));
+      file.reject("compress_ratios[" + std::to_string(i) + "]", "0 for a layer of the drafter",
+                  std::to_string((*ratios)[i]));
     }
   }
-  if (ratios) ratios->resize(std::min(layers, ratios->size()));
-  const auto types = read_per_layer<std::string>(file, "layer_types", layers, 0);
+  if (values.has_dspark) {
+    values.dspark_stages = ratios->size() - layers;
+    if (values.dspark_stages == 0 && stated > 1) values.dspark_stages = stated;
+    if (stated > 1 && stated != values.dspark_stages) {
+      file.reject("num_nextn_predict_layers",
+                  "0, 1 or the drafter's entries of compress_ratios, " +
+                      std::to_string(values.dspark_stages),
+                  std::to_string(stated));
+    }
+  }
+  ratios->resize(layers);
+  return ratios;
+}
+
+/// Attention of each layer: compress_ratios, or layer_types with compress_rates.
+inline void read_attention_kinds(ConfigFields& file, ConfigValues& values) {
+  auto ratios = read_ratios(file, values);
+  const auto types = read_per_layer<std::string>(file, "layer_types", values.num_hidden_layers);
 
   CompressRates& rates = values.compress_rates;
   if (types || file.at("compress_rates") != nullptr) {
@@ -281,10 +310,32 @@ inline void read_attention_kinds(ConfigFields& file, ConfigValues& values) {
       values.compress_ratios, {{"layer_types", ratios_of_types}, {"compress_ratios", ratios}});
 }
 
+/// DSpark: all of its fields where there is one, and no others. V4.1 has more of them, which are
+/// another drafter's.
+inline void read_dspark(ConfigFields& file, ConfigValues& values, const nlohmann::json& root) {
+  constexpr std::array<std::string_view, 4> kFields{"dspark_block_size", "dspark_noise_token_id",
+                                                    "dspark_target_layer_ids",
+                                                    "dspark_markov_rank"};
+  for (const auto& [key, value] : root.items()) {
+    if (!key.starts_with("dspark_")) continue;
+    values.has_dspark = true;
+    if (std::ranges::find(kFields, key) == kFields.end()) {
+      file.reject(key,
+                  "none but dspark_block_size, dspark_noise_token_id, "
+                  "dspark_target_layer_ids and dspark_markov_rank",
+                  "another field of DSpark");
+    }
+  }
+  if (!values.has_dspark) return;
+  file.require(values.dspark_block_size, std::string(kFields[0]));
+  file.require(values.dspark_noise_token_id, std::string(kFields[1]));
+  file.require(values.dspark_target_layer_ids, std::string(kFields[2]));
+  file.require(values.dspark_markov_rank, std::string(kFields[3]));
+}
+
 /// Routers: num_hash_layers, or mlp_layer_types.
 inline void read_router_kinds(ConfigFields& file, ConfigValues& values) {
-  const auto types =
-      read_per_layer<std::string>(file, "mlp_layer_types", values.num_hidden_layers, 0);
+  const auto types = read_per_layer<std::string>(file, "mlp_layer_types", values.num_hidden_layers);
   std::optional<std::size_t> hash_layers;
   if (types) hash_layers = 0;
   for (std::size_t i = 0; types && i < types->size(); ++i) {
@@ -371,10 +422,12 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
                           const auto& found) {
     if (!holds) file.reject(field, expected, field_text(found));
   };
-  constexpr std::array<std::string_view, 3> kMayBeZero{
-      "num_hash_layers", "num_nextn_predict_layers", "max_position_embeddings"};
+  constexpr std::array<std::string_view, 5> kMayBeZero{
+      "num_hash_layers", "num_nextn_predict_layers", "max_position_embeddings", "dspark_stages",
+      "dspark_noise_token_id"};
   visit_fields(
       [&](std::string_view field, const auto& value) {
+        if (!values.has_dspark && field.starts_with("dspark_")) return;
         if constexpr (std::is_same_v<decltype(value), const std::size_t&>) {
           expect(value > 0 || std::ranges::find(kMayBeZero, field) != kMayBeZero.end(), field,
                  "at least 1", value);
@@ -408,6 +461,17 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
     expect(ratio == 0 || ratio == rates.compressed_sparse_attention ||
                ratio == rates.heavily_compressed_attention,
            "compress_ratios", "0 or one of compress_rates", ratio);
+  }
+  if (values.has_dspark) {
+    expect(values.dspark_noise_token_id < values.vocab_size, "dspark_noise_token_id",
+           "below vocab_size, " + field_text(values.vocab_size), values.dspark_noise_token_id);
+    const std::vector<std::size_t>& targets = values.dspark_target_layer_ids;
+    expect(!targets.empty() && targets.back() < values.num_hidden_layers &&
+               std::ranges::adjacent_find(targets, std::ranges::greater_equal()) == targets.end(),
+           "dspark_target_layer_ids",
+           "ids of layers below num_hidden_layers, " + field_text(values.num_hidden_layers) +
+               ", at least one, strictly increasing",
+           targets);
   }
   expect(values.rope_theta > 1.0, "rope_theta", "more than 1", values.rope_theta);
   expect(values.compress_rope_theta > 1.0, "compress_rope_theta", "more than 1",
@@ -443,7 +507,8 @@ DS4_FUNCTION ConfigValues config_from_json(std::string_view where, const nlohman
       },
       values);
   values.num_nextn_predict_layers = file.get<std::size_t>("num_nextn_predict_layers").value_or(0);
-  if (values.num_nextn_predict_layers > 1) {
+  read_dspark(file, values, root);
+  if (values.num_nextn_predict_layers > 1 && !values.has_dspark) {
     file.reject("num_nextn_predict_layers", "0 or 1",
                 std::to_string(values.num_nextn_predict_layers));
     values.num_nextn_predict_layers = 1;  // for what is checked behind it
@@ -458,9 +523,6 @@ DS4_FUNCTION ConfigValues config_from_json(std::string_view where, const nlohman
         file.get<std::vector<std::size_t>>("eos_token_id").value_or(values.eos_token_ids);
   } else if (const auto id = file.get<std::size_t>("eos_token_id")) {
     values.eos_token_ids = {*id};
-  }
-  for (const auto& [key, value] : root.items()) {
-    if (key.starts_with("dspark_")) values.has_dspark = true;
   }
   file.finish(where);
   check_relations(file, values);
@@ -483,6 +545,7 @@ DS4_FUNCTION std::string config_json(const ConfigValues& values) {
                                  {"n_shared_experts", 1}};
   visit_fields(
       [&](std::string_view field, const auto& value) {
+        if (!values.has_dspark && field.starts_with("dspark_")) return;
         const std::size_t dot = field.find('.');
         if (dot == field.npos) {
           root[std::string(field)] = value;
@@ -491,6 +554,8 @@ DS4_FUNCTION std::string config_json(const ConfigValues& values) {
         }
       },
       values);
+  root.erase("dspark_stages");  // which compress_ratios say
+  for (std::size_t i = 0; i < values.dspark_stages; ++i) root["compress_ratios"].push_back(0);
   if (values.rope_scaling == RopeScaling{}) {
     root.erase("rope_scaling");
   } else {

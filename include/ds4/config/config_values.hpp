@@ -29,7 +29,9 @@ struct ConfigValues {
   std::optional<std::size_t> bos_token_id;
   std::vector<std::size_t> eos_token_ids;
   ///@}
-  bool has_dspark = false;  ///< the file announces the dspark drafter, which ds4 does not run
+  /// The file announces DSpark. dspark_stages may still be 0 then: where compress_ratios says
+  /// nothing of its stages, the tensors do.
+  bool has_dspark = false;
 };
 
 namespace detail {
@@ -104,6 +106,7 @@ ConfigValues config_values() {
         }
       },
       values, C{});
+  values.has_dspark = C::dspark_stages > 0;
   return values;
 }
 
@@ -118,22 +121,42 @@ inline std::string to_string(const ConfigValues& values) {
   return text;
 }
 
-/// A field in which a file and a compiled configuration differ; for a list, one entry of it.
+/// A field of a file that a compiled configuration does not cover; for a list, one entry of it.
 struct FieldDifference {
   std::string field;     ///< its name, with an index for an entry of a list
   std::string found;     ///< in the file
-  std::string expected;  ///< as compiled
+  std::string expected;  ///< as compiled; "at most N" of a bound
 };
 
-/// The fields in which two configurations differ, all of them: name and token ids do not count.
-/// Lists of equal length are compared entry by entry ("compress_ratios[3]").
+namespace detail {
+
+/// The fields of a configuration type that are the most that a checkpoint may say.
+inline bool is_bound(std::string_view field) {
+  return field == "num_nextn_predict_layers" || field == "dspark_stages" ||
+         field == "max_position_embeddings";
+}
+
+}  // namespace detail
+
+/// The fields in which a file says what the compiled configuration does not cover, all of them:
+/// where they differ, or the file says more than a bound (see ModelConfig). Name and token ids do
+/// not count, nor does DSpark where one of the two has none. Lists of equal length are compared
+/// entry by entry ("compress_ratios[3]").
 inline std::vector<FieldDifference> compare(const ConfigValues& file,
                                             const ConfigValues& compiled) {
   std::vector<FieldDifference> differences;
+  const bool both_have_dspark = file.has_dspark && compiled.has_dspark;
   const auto check = [&](std::string field, const auto& found, const auto& expected) {
     if (found == expected) return;
-    differences.push_back(
-        {std::move(field), detail::field_text(found), detail::field_text(expected)});
+    if (!both_have_dspark && field.starts_with("dspark_")) return;
+    std::string text = detail::field_text(expected);
+    if constexpr (std::is_same_v<decltype(found), const std::size_t&>) {
+      if (detail::is_bound(field)) {
+        if (found < expected) return;
+        text = "at most " + text;
+      }
+    }
+    differences.push_back({std::move(field), detail::field_text(found), std::move(text)});
   };
   visit_fields(
       [&](std::string_view field, const auto& found, const auto& expected) {

@@ -98,7 +98,7 @@ class TrainableModel {
   static TrainableModel load(const std::filesystem::path& dir, K kernels = K()) {
     const ConfigValues config = read_config_of<C>(dir);
     const Checkpoint checkpoint = Checkpoint::open(dir);
-    TrainableModel model(std::move(kernels), has_mtp_layer(config, checkpoint));
+    TrainableModel model(std::move(kernels), drafter_of(config, checkpoint) == DrafterKind::mtp);
     model.parts_->list.read(checkpoint, config.has_dspark ? "mtp." : "");
     checkpoint.check();
     return model;
