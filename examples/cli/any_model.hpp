@@ -63,11 +63,14 @@ class AnyModel {
   virtual const Checkpoint& checkpoint() const = 0;
   virtual AnyState new_state(std::size_t rollback_limit = kDefaultRollbackLimit) const = 0;
 
-  /// As ds4::Model::has_mtp, ds4::State::keep_drafts, ds4::Model::mtp_logits and
+  /// As ds4::Model::drafter, ds4::State::keep_drafts, ds4::Model::mtp_logits and
   /// ds4::decode_with_drafts.
-  virtual bool has_mtp() const = 0;
+  virtual DrafterKind drafter() const = 0;
   virtual void keep_drafts(AnyState& state) const = 0;
   virtual Logits mtp_logits(AnyState& state) = 0;
+  /// The logits [n, V] that the likeliest draft behind the state and `next` is chosen by, as long as
+  /// the drafter allows.
+  virtual Logits draft_logits(AnyState& state, std::int32_t next) = 0;
   virtual std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id,
                                                        Sampler& sampler, DraftLength& length,
                                                        std::size_t limit) = 0;

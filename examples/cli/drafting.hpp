@@ -1,4 +1,4 @@
-// --draft: how verbs that generate use the multi-token-prediction layer.
+// --draft: how verbs that generate use the drafter.
 #pragma once
 
 #include <algorithm>
@@ -37,9 +37,8 @@ inline std::optional<DraftLength> parse_draft_length(const std::string& text) {
 inline void add_draft_option(Verb& verb, std::string& draft) {
   const std::string most = std::to_string(DraftLength::kMost);
   verb.add_option("--draft", draft,
-                  "Tokens that the multi-token-prediction layer guesses for each pass to verify: 1 "
-                  "to " +
-                      most + ", auto (as many as pay), or off")
+                  "Tokens that the drafter guesses for each pass to verify: 1 to " + most +
+                      ", auto (as many as pay), or off")
       .capture_default_str()
       .check([most](const std::string& text) {
         const bool valid = text == "off" || parse_draft_length(text);
@@ -54,19 +53,16 @@ inline void add_draft_option(Verb& verb, std::string& draft) {
 inline std::optional<DraftLength> draft_length_for(const AnyModel& model,
                                                    const std::string& draft) {
   const auto length = parse_draft_length(draft);
-  if (!length || model.has_mtp()) return length;
-  complain("ds4: --draft: found " +
-           std::string(model.config().has_dspark ? "a dspark drafter, which ds4 does not run"
-                                                 : "no multi-token-prediction layer") +
-           ", so there are no drafts");
+  if (!length || model.drafter() != DrafterKind::none) return length;
+  complain("ds4: --draft: found no drafter in the checkpoint, so there are no drafts");
   return std::nullopt;
 }
 
-/// Throws ds4::Error if the checkpoint has no multi-token-prediction layer that ds4 runs.
+/// Throws ds4::Error if the checkpoint has no multi-token-prediction layer.
 inline void expect_mtp(const AnyModel& model) {
-  if (model.has_mtp()) return;
+  if (model.drafter() == DrafterKind::mtp) return;
   throw Error("--mtp", "expected a checkpoint with a multi-token-prediction layer, found " +
-                           std::string(model.config().has_dspark ? "a dspark drafter" : "none"));
+                           std::string(name_of(model.drafter())));
 }
 
 /// Whether a text ends with this token.

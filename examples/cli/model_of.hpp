@@ -45,9 +45,18 @@ class ModelOf final : public AnyModel {
     return model_.new_state(rollback_limit);
   }
 
-  bool has_mtp() const override { return model_.has_mtp(); }
+  DrafterKind drafter() const override { return model_.drafter(); }
   void keep_drafts(AnyState& state) const override { typed(state).keep_drafts(); }
   Logits mtp_logits(AnyState& state) override { return keep(model_.mtp_logits(typed(state))); }
+  Logits draft_logits(AnyState& state, std::int32_t next) override {
+    std::vector<float> all;
+    model_.draft(typed(state), next, model_.longest_draft(), [&](std::span<const float> logits) {
+      all.insert(all.end(), logits.begin(), logits.end());
+      return argmax(logits);
+    });
+    const auto kept = std::make_shared<const std::vector<float>>(std::move(all));
+    return {kept, *kept};
+  }
   std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id, Sampler& sampler,
                                                DraftLength& length, std::size_t limit) override {
     return ds4::decode_with_drafts(model_, typed(state), id, sampler, length, limit);

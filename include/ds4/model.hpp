@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,11 +26,14 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/version.hpp>
 #include <ds4/kernels/reference.hpp>
+#include <ds4/layers/dspark.hpp>
 #include <ds4/layers/hyper_connection.hpp>
 #include <ds4/layers/model_weights.hpp>
 #include <ds4/layers/mtp.hpp>
 #include <ds4/layers/pass.hpp>
 #include <ds4/layers/rotary.hpp>
+#include <ds4/state/dspark_pass.hpp>
+#include <ds4/state/mtp_pass.hpp>
 #include <ds4/state/state.hpp>
 
 namespace ds4::inline v0_1 {
@@ -103,24 +107,57 @@ class Model {
   LogitsRows forward(std::span<const Sequence> batch, LogitsOf which,
                      StageObserver<Scalar>* observer = nullptr);
 
-  /// Whether the checkpoint has a multi-token-prediction layer.
-  bool has_mtp() const { return weights_->mtp.has_value(); }
+  /// The drafter that the checkpoint has, as far as the configuration has compiled it.
+  DrafterKind drafter() const { return weights_->drafter; }
+  /// The most tokens that a draft can have; 0 without a drafter.
+  std::size_t longest_draft() const {
+    return drafter() == DrafterKind::none     ? 0
+           : drafter() == DrafterKind::dspark ? C::dspark_block_size
+                                              : kLongestChain;
+  }
 
-  /// Drafts the tokens that may follow `next`, itself the token that was chosen to follow what the
-  /// state has taken in: up to `count` of them, each chosen by choose(logits [V] of the
-  /// multi-token-prediction layer) and the first made from the state, the others from the layer's
-  /// own output. Fewer where the context ends, and none if the state does not keep drafts for long
-  /// enough (see State::keep_drafts). What the state has taken in stays as it is. Throws ds4::Error
-  /// if the model has no such layer, or for an id outside the vocabulary. Source: model.md 9.2.
+  /// One sequence of a batch of drafts: the state that the draft continues, `next`, the token that
+  /// was chosen to follow what the state has taken in, and how many tokens to draft at most.
+  struct DraftRequest {
+    ///@{
+    /// See above.
+    State* state;
+    std::int32_t next;
+    std::size_t count;
+    ///@}
+  };
+
+  /// Drafts the tokens that may follow the `next` of each sequence: choose(i, logits [V]) gives
+  /// each token of sequence i. Fewer than count where the context ends or the drafter cannot see
+  /// further, and none if the state does not keep drafts for long enough (see State::keep_drafts).
+  /// Where the drafter has an opinion (DSpark's confidence, a logit), wanted(i, confidence) is
+  /// asked before each token whether to draft it; the answer may depend on the tokens before, not
+  /// on that one. What the states have taken in stays as it is. Throws ds4::Error if the model has
+  /// no drafter, or for an id outside the vocabulary. Source: model.md 9.2 and 19.3.
+  template <class Choose, class Wanted>
+  std::vector<std::vector<std::int32_t>> draft(std::span<const DraftRequest> batch, Choose&& choose,
+                                               Wanted&& wanted);
+
+  /// The draft of one sequence; choose(logits [V]) gives each token.
   template <class Choose>
   std::vector<std::int32_t> draft(State& state, std::int32_t next, std::size_t count,
-                                  Choose&& choose);
+                                  Choose&& choose) {
+    const DraftRequest request{&state, next, count};
+    return draft(
+        std::span(&request, 1),
+        [&](std::size_t, std::span<const Scalar> logits) { return choose(logits); },
+        [](std::size_t, float) { return true; })[0];
+  }
 
   /// The logits [n, V] of the multi-token-prediction layer at the last n positions before the
   /// state's last: those that no draft and no call like this has reached yet, as far as the state
   /// keeps drafts. Position t's predict token t + 2. Throws ds4::Error if the model has no such
   /// layer. The observer, if any, sees the stages of a layer num_hidden_layers.
   LogitsRows mtp_logits(State& state, StageObserver<Scalar>* observer = nullptr);
+
+  /// The observer of the drafts' passes from now on, or null: it sees the drafter's layers as those
+  /// behind the last main layer.
+  void observe_drafts(StageObserver<Scalar>* observer) { draft_observer_ = observer; }
 
   /// The checkpoint that was loaded, its files mapped.
   const Checkpoint& checkpoint() const { return weights_->checkpoint; }
@@ -139,10 +176,13 @@ class Model {
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
   static constexpr std::size_t kPrefillChunk = prefill_chunk(C{}, sizeof(Scalar));
+  /// Of a multi-token-prediction layer, which goes on from its own output.
+  static constexpr std::size_t kLongestChain = 16;
 
   struct Weights : ModelWeights<C, B> {
     ConfigValues config;
     Checkpoint checkpoint;  // keeps the files mapped
+    DrafterKind drafter = DrafterKind::none;
     // Of each layer, and last of the head: what every token reads, as stored.
     std::vector<std::vector<std::span<const std::byte>>> dense;
 
@@ -165,11 +205,12 @@ class Model {
   Model(B backend, std::shared_ptr<const Weights> weights)
       : backend_(std::move(backend)), weights_(std::move(weights)) {}
 
-  static void check_input(const State& state, std::span<const std::int32_t> ids);
+  void check_input(const State& state, std::span<const std::int32_t> ids) const;
   static void check_id(const std::string& where, std::int32_t id);
   /// Throws ds4::Error if there is none.
-  const MtpLayer<C, B>& checked_mtp() const;
-
+  void check_drafter() const;
+  /// How many of the tokens wanted can be drafted.
+  std::size_t draftable(const DraftRequest& request) const;
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
   /// y, the final norm's output [rows, D] of the tokens that get logits.
   template <class Finish>
@@ -183,21 +224,34 @@ class Model {
                 std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
                 Finish&& finish) const;
 
-  /// Collapses the streams [rows, N, D] of tokens that get logits, norms them and calls finish.
-  template <class Finish>
-  void run_head(const Pass<C, B>& pass, const HyperHead<C, B>& hc_head,
-                const typename B::template Parameter<D>& norm, RowsView<const Element, N, D> last,
-                Finish&& finish) const;
+  ///@{
+  /// The drafters' passes; see state/mtp_pass.hpp and state/dspark_pass.hpp.
+  LogitsRows run_mtp(std::span<const MtpRows<C, B>> batch, bool chain,
+                     StageObserver<Scalar>* observer)
+    requires(DraftState<C, B>::kHasMtp);
+  DsparkBlocks<C, B> run_blocks(std::span<State* const> states,
+                                std::span<const std::int32_t> anchors)
+    requires(DraftState<C, B>::kHasDspark);
+  Rows<Scalar, C::dspark_markov_rank> run_markov_rows(std::span<const std::int32_t> tokens)
+    requires(DraftState<C, B>::kHasDspark);
+  LogitsRows run_markov_logits(std::span<const std::int32_t> tokens)
+    requires(DraftState<C, B>::kHasDspark);
+  ///@}
 
-  /// The multi-token-prediction layer on the rows `first`, ... of a sequence, `next` the tokens
-  /// that follow each. Returns the logits [rows, V] of the last `rows` of them; of the others only
-  /// what these see is made. `chain`: the last one's streams stand for those of the next position.
-  LogitsRows run_mtp(State& state, std::size_t first, std::span<const std::int32_t> next,
-                     std::size_t rows, bool chain, StageObserver<Scalar>* observer)
-    requires(C::num_nextn_predict_layers > 0);
+  ///@{
+  /// draft() for either kind: drafted[i] receives the tokens of batch[i], counts[i] at most.
+  using Drafted = std::vector<std::vector<std::int32_t>>;
+  template <class Choose>
+  void draft_chains(std::span<const DraftRequest> batch, std::span<const std::size_t> counts,
+                    Drafted& drafted, Choose& choose);
+  template <class Choose, class Wanted>
+  void draft_blocks(std::span<const DraftRequest> batch, std::span<const std::size_t> counts,
+                    Drafted& drafted, Choose& choose, Wanted& wanted);
+  ///@}
 
   B backend_;
   std::shared_ptr<const Weights> weights_;
+  StageObserver<Scalar>* draft_observer_ = nullptr;
 };
 
 template <ModelConfig C, Backend B>
@@ -210,8 +264,16 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes, checkpoint.tells_residency());
   WeightLoader<B> loader(checkpoint, backend);
-  if (weights->config.has_dspark) loader.set_aside("mtp.");
-  if (drafter_of(weights->config, checkpoint) == DrafterKind::mtp) weights->mtp.emplace();
+  weights->drafter = drafter_of(weights->config, checkpoint);
+  if (weights->drafter == DrafterKind::mtp) weights->mtp.emplace();
+  if (weights->drafter == DrafterKind::dspark) {
+    if constexpr (C::dspark_stages > 0) {
+      weights->dspark.emplace(weights->config.dspark_stages);
+    } else {
+      weights->drafter = DrafterKind::none;
+      loader.set_aside("mtp.");
+    }
+  }
   weights->visit(loader);
   loader.finish();
   weights->find_dense();
@@ -220,13 +282,14 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
 }
 
 template <ModelConfig C, Backend B>
-void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) {
+void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) const {
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
   for (std::size_t i = 0; i < ids.size(); ++i) check_id("token " + std::to_string(i), ids[i]);
-  if (ids.size() > C::max_position_embeddings - state.position) {
+  const std::size_t most = config().max_position_embeddings;
+  if (ids.size() > most - std::min(most, state.position)) {
     throw Error("context", "found " + std::to_string(state.position + ids.size()) +
                                " tokens, expected at most max_position_embeddings " +
-                               std::to_string(C::max_position_embeddings));
+                               std::to_string(most));
   }
 }
 
@@ -239,14 +302,12 @@ void Model<C, B>::check_id(const std::string& where, std::int32_t id) {
 }
 
 template <ModelConfig C, Backend B>
-const MtpLayer<C, B>& Model<C, B>::checked_mtp() const {
-  const std::optional<MtpLayer<C, B>>& mtp = weights_->mtp;
-  if (!mtp) {
-    throw Error("draft",
-                "expected a checkpoint with a multi-token-prediction layer, mtp.0.*, " +
-                    std::string(config().has_dspark ? "found a dspark drafter" : "found none"));
-  }
-  return *mtp;
+void Model<C, B>::check_drafter() const {
+  if (drafter() != DrafterKind::none) return;
+  throw Error("draft", "expected a checkpoint with a drafter, mtp.*, found " +
+                           std::string(config().has_dspark && C::dspark_stages == 0
+                                           ? "DSpark, which this configuration does not compile"
+                                           : "none"));
 }
 
 template <ModelConfig C, Backend B>
@@ -311,6 +372,7 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
                         sequence.state->rollback_limit()});
     layers.push_back(&sequence.state->layers);
     states.push_back(sequence.state);
+    sequence.state->expect_drafter(drafter());
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);
@@ -349,150 +411,237 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
     const auto region = pass.region("embed");
     ops::embed(backend, X, ids, w.embed);
   }
+  constexpr std::size_t M = C::dspark_target_layer_ids.size();
+  const bool wants_targets = std::ranges::any_of(
+      states, [](const State* state) { return state->drafts.kind() == DrafterKind::dspark; });
+  auto targets = scratch.template rows<(M > 0 ? M : 1) * D>(wants_targets ? S : 0);
   w.layers.for_each_with(backend, layers,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
                            backend.read_ahead(w.dense[number + 1]);
                            layer.forward(pass, X, layer_states);
+                           if constexpr (M > 0) {
+                             const std::size_t slot = DsparkDrafter<C, B>::slot_of(number);
+                             if (wants_targets && slot < M) {
+                               ops::mean_streams(backend, targets.template as<M, D>(), slot, X);
+                             }
+                           }
                          });
 
-  if constexpr (C::num_nextn_predict_layers > 0) {
-    for (std::size_t i = 0; i < states.size(); ++i) {
-      if (!states[i]->keeps_drafts()) continue;
-      auto& streams = states[i]->mtp.streams;
-      const auto all = X.template as<N * D>();
-      ops::append(backend, streams, all.rows(segments[i].first, segments[i].count));
-      ops::forget_before(backend, streams, MtpLayer<C, B>::first_needed(segments[i].earliest()));
+  // What the drafter needs of this pass goes to the states that keep it.
+  const auto keep = [&](std::size_t i, auto& log, auto all, std::size_t first) {
+    ops::append(backend, log, all.rows(segments[i].first, segments[i].count));
+    ops::forget_before(backend, log, first);
+  };
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    [[maybe_unused]] const std::size_t earliest = segments[i].earliest();
+    [[maybe_unused]] auto& kept = states[i]->drafts;
+    if constexpr (DraftState<C, B>::kHasMtp) {
+      if (kept.kind() == DrafterKind::mtp) {
+        keep(i, kept.mtp.streams, X.template as<N * D>(), MtpLayer<C, B>::first_needed(earliest));
+      }
+    }
+    if constexpr (DraftState<C, B>::kHasDspark) {
+      if (kept.kind() == DrafterKind::dspark) {
+        keep(i, kept.dspark.targets, targets, DsparkDrafter<C, B>::first_needed(earliest));
+      }
     }
   }
 
   const auto region = pass.region("head");
   auto last = scratch.template rows<N, D>(wanted.size());
   ops::take_rows(backend, last, X, rows);
-  run_head(pass, w.hc_head, w.norm, last, finish);
-}
-
-template <ModelConfig C, Backend B>
-template <class Finish>
-void Model<C, B>::run_head(const Pass<C, B>& pass, const HyperHead<C, B>& hc_head,
-                           const typename B::template Parameter<D>& norm,
-                           RowsView<const Element, N, D> last, Finish&& finish) const {
-  B& backend = pass.backend;
-  auto scratch = backend.scratch();
-  auto y = scratch.template rows<D>(last.extent(0));
-  hc_head.read(backend, y, last);
+  auto y = scratch.template rows<D>(wanted.size());
+  w.hc_head.read(backend, y, last);
   pass.observe("hc_head", y);
-  ops::rms_norm(backend, y, y, norm, C::rms_norm_eps);
+  ops::rms_norm(backend, y, y, w.norm, C::rms_norm_eps);
   pass.observe("final_norm", y);
   finish(backend, scratch, y.as_const());
 }
 
 template <ModelConfig C, Backend B>
-template <class Choose>
-std::vector<std::int32_t> Model<C, B>::draft(State& state, std::int32_t next, std::size_t count,
-                                             Choose&& choose) {
-  checked_mtp();
-  check_id("token", next);
-  std::vector<std::int32_t> drafted;
-  if constexpr (C::num_nextn_predict_layers > 0) {
-    const std::size_t position = state.position;
-    if (!state.keeps_drafts() || !state.mtp.reaches(position)) return drafted;
-    // The pass that takes in `next` and the drafts has to fit.
-    count = std::min(
-        count, C::max_position_embeddings - std::min(C::max_position_embeddings, position + 1));
-    std::size_t first = state.mtp.next_row(position);
-    std::vector<std::int32_t> ids = state.mtp.next_ids(first);
-    ids.push_back(next);
-    struct Restored {  // also if choose throws
-      State& state;
-      ~Restored() { state.mtp.truncate(state.position); }
-    } const restored{state};
-    while (drafted.size() < count) {
-      const LogitsRows logits = run_mtp(state, first, ids, 1, drafted.size() + 1 < count, nullptr);
-      drafted.push_back(choose(logits.flat()));
-      check_id("draft " + std::to_string(drafted.size()), drafted.back());
-      first += ids.size();
-      ids = {drafted.back()};
+std::size_t Model<C, B>::draftable(const DraftRequest& request) const {
+  const State& state = *request.state;
+  const std::size_t position = state.position;
+  if (!state.keeps_drafts() || state.drafts.kind() != drafter() ||
+      !state.drafts.reaches(position)) {
+    return 0;
+  }
+  const std::size_t most = config().max_position_embeddings;
+  if (drafter() == DrafterKind::dspark) {
+    if (most < C::dspark_block_size || position > most - C::dspark_block_size) return 0;
+  }
+  // The pass that takes in `next` and the drafts has to fit.
+  return std::min({request.count, most - std::min(most, position + 1), longest_draft()});
+}
+
+template <ModelConfig C, Backend B>
+template <class Choose, class Wanted>
+std::vector<std::vector<std::int32_t>> Model<C, B>::draft(std::span<const DraftRequest> batch,
+                                                          Choose&& choose, Wanted&& wanted) {
+  check_drafter();
+  std::vector<std::size_t> counts;
+  for (const DraftRequest& request : batch) {
+    check_id("token", request.next);
+    counts.push_back(draftable(request));
+  }
+  Drafted drafted(batch.size());
+  struct Restored {  // also if choose throws
+    std::span<const DraftRequest> batch;
+    ~Restored() {
+      for (const DraftRequest& request : batch) {
+        request.state->drafts.truncate(request.state->position);
+      }
     }
+  } const restored{batch};
+  const auto checked = [&](std::size_t i, std::span<const Scalar> logits) {
+    drafted[i].push_back(choose(i, logits));
+    check_id("draft " + std::to_string(drafted[i].size()), drafted[i].back());
+  };
+  if constexpr (DraftState<C, B>::kHasMtp) {
+    if (drafter() == DrafterKind::mtp) draft_chains(batch, counts, drafted, checked);
+  }
+  if constexpr (DraftState<C, B>::kHasDspark) {
+    if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
   }
   return drafted;
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> LogitsRows {
-  checked_mtp();
-  LogitsRows logits;
-  if constexpr (C::num_nextn_predict_layers > 0) {
-    const std::size_t position = state.position;
-    if (!state.keeps_drafts() || position == 0) return logits;
-    const std::size_t first = state.mtp.next_row(position);
-    if (first + 1 >= position) return logits;
-    const std::vector<std::int32_t> ids = state.mtp.next_ids(first);
-    // A row that the window does not reach back from gets no logits.
-    const std::size_t blind = state.mtp.layer.window.first() == 0 ? 0 : C::sliding_window - 1;
-    const std::size_t begin = std::max(first, state.mtp.layer.window.first() + blind);
-    if (begin + 1 < position) {
-      logits = run_mtp(state, first, ids, position - 1 - begin, false, observer);
+template <class Choose>
+void Model<C, B>::draft_chains(std::span<const DraftRequest> batch,
+                               std::span<const std::size_t> counts, Drafted& drafted,
+                               Choose& choose) {
+  std::vector<std::size_t> at(batch.size());  // the row that each sequence goes on with
+  for (std::size_t round = 0;; ++round) {
+    std::vector<std::size_t> active;
+    std::vector<MtpRows<C, B>> rows;
+    bool more = false;  // a sequence goes on from this round's output
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      if (drafted[i].size() >= counts[i]) continue;
+      State& state = *batch[i].state;
+      MtpRows<C, B> of{&state, at[i], {}, 1};
+      if (round == 0) {
+        of.first = state.drafts.mtp.next_row(state.position);
+        of.next = state.drafts.mtp.next_ids(of.first);
+        of.next.push_back(batch[i].next);
+      } else {
+        of.next = {drafted[i].back()};
+      }
+      at[i] = of.first + of.next.size();
+      more = more || drafted[i].size() + 1 < counts[i];
+      active.push_back(i);
+      rows.push_back(std::move(of));
+    }
+    if (active.empty()) return;
+    const LogitsRows logits = run_mtp(rows, more, draft_observer_);
+    for (std::size_t j = 0; j < active.size(); ++j) choose(active[j], logits[j].flat());
+  }
+}
+
+template <ModelConfig C, Backend B>
+template <class Choose, class Wanted>
+void Model<C, B>::draft_blocks(std::span<const DraftRequest> batch,
+                               std::span<const std::size_t> counts, Drafted& drafted,
+                               Choose& choose, Wanted& wanted) {
+  constexpr std::size_t kBlock = C::dspark_block_size;
+  std::vector<std::size_t> active;
+  std::vector<State*> states;
+  std::vector<std::int32_t> before;  // the token before each active sequence's next draft
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (counts[i] == 0) continue;
+    active.push_back(i);
+    states.push_back(batch[i].state);
+    before.push_back(batch[i].next);
+  }
+  if (active.empty()) return;
+  const DsparkBlocks<C, B> blocks = run_blocks(states, before);
+  std::vector<std::size_t> block(active.size());  // of each active sequence
+  for (std::size_t j = 0; j < block.size(); ++j) block[j] = j;
+  std::vector<Scalar> logits(V);
+  for (std::size_t row = 0; row < kBlock; ++row) {
+    const auto w1 = run_markov_rows(before);
+    std::size_t kept = 0;
+    for (std::size_t j = 0; j < active.size(); ++j) {
+      const std::size_t i = active[j];
+      const float confidence =
+          weights_->dspark->confidence(blocks.hidden[block[j] * kBlock + row].flat(), w1[j].flat());
+      if (row >= counts[i] || !wanted(i, confidence)) continue;
+      active[kept] = i;
+      block[kept] = block[j];
+      before[kept++] = before[j];
+    }
+    active.resize(kept);
+    before.resize(kept);
+    if (kept == 0) return;
+    const LogitsRows bias = run_markov_logits(before);
+    for (std::size_t j = 0; j < kept; ++j) {
+      const auto base = blocks.logits[block[j] * kBlock + row].flat();
+      std::ranges::transform(base, bias[j].flat(), logits.begin(), std::plus());
+      choose(active[j], std::span<const Scalar>(logits));
+      before[j] = drafted[active[j]].back();
     }
   }
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::run_mtp(std::span<const MtpRows<C, B>> batch, bool chain,
+                          StageObserver<Scalar>* observer) -> LogitsRows
+  requires(DraftState<C, B>::kHasMtp)
+{
+  LogitsRows logits = mtp_pass<C, B>(backend_, *weights_, batch, chain, observer);
+  weights_->checkpoint.check();
   return logits;
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::run_mtp(State& state, std::size_t first, std::span<const std::int32_t> host_next,
-                          std::size_t rows, bool chain, StageObserver<Scalar>* observer)
-    -> LogitsRows
-  requires(C::num_nextn_predict_layers > 0)
+auto Model<C, B>::run_blocks(std::span<State* const> states, std::span<const std::int32_t> anchors)
+    -> DsparkBlocks<C, B>
+  requires(DraftState<C, B>::kHasDspark)
 {
-  using Mtp = MtpLayer<C, B>;
-  const Mtp& extra = checked_mtp();
-  const std::size_t S = host_next.size();
-  const std::size_t seen = S - rows;  // rows that others only see
-  // What is forgotten is what a rollback cannot reach: the row of the last token, and a draft's,
-  // come again.
-  const std::size_t again = state.rollback_limit() + first + S + 1 - state.position;
-  const std::array<Segment, 2> segments{Segment{0, seen, first, again},
-                                        Segment{0, rows, first + seen, again}};
-  LogitsRows logits(rows);
-  backend_.run([&](B& backend) {
-    const PassRegion<B> whole(backend, observer, std::span(segments).last(1), rows);
-    auto scratch = backend.scratch();
-    const auto next = scratch.upload(host_next);
-    const typename Pass<C, B>::Rotary rotary{scratch.template rows<kPairs>(S),
-                                             scratch.template rows<kPairs>(S)};
-    ops::rotary_table(backend, rotary, first, 1, rotary_frequencies<C>(AttentionKind::sliding));
-    auto input = scratch.template rows<N, D>(S);
-    {
-      auto streams_memory = backend.scratch();
-      auto X = streams_memory.template rows<N, D>(S);
-      ops::read_rows(backend, X.template as<N * D>(), state.mtp.streams, first);
-      extra.project(backend, input, X, next, weights_->embed);
-    }
-    const auto part = [&](std::size_t begin, std::size_t count, const Segment& segment) {
-      const typename Pass<C, B>::Rotary table{rotary.cos.rows(begin, count),
-                                              rotary.sin.rows(begin, count)};
-      return Pass<C, B>{backend,  next.subspan(begin, count), {&segment, 1}, table, table,
-                        observer, C::num_hidden_layers};
-    };
-    auto states = scratch.template array<typename Mtp::Layer::State*>(1);
-    states[0] = &state.mtp.layer;
-    if (seen > 0) {
-      extra.layer.append_window(part(0, seen, segments[0]), input.rows(0, seen), states);
-    }
-    const Pass<C, B> pass = part(seen, rows, segments[1]);
-    const auto last = input.rows(seen, rows);
-    extra.layer.forward(pass, last, states);
-    if (chain) {
-      ops::append(backend, state.mtp.streams, last.rows(rows - 1, 1).template as<N * D>());
-    }
-    run_head(pass, extra.hc_head, extra.norm, last,
-             [&](B& lane, auto& memory, RowsView<const Element, D> y) {
-               auto result = memory.template result<V>(logits.view());
-               ops::linear(lane, result, y, weights_->head);
-               lane.deliver(logits.flat(), result.as_const().flat());
-             });
-  });
+  auto blocks = dspark_blocks<C, B>(backend_, *weights_, states, anchors, draft_observer_);
   weights_->checkpoint.check();
+  return blocks;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::run_markov_rows(std::span<const std::int32_t> tokens)
+    -> Rows<Scalar, C::dspark_markov_rank>
+  requires(DraftState<C, B>::kHasDspark)
+{
+  return markov_rows<C, B>(backend_, *weights_->dspark, tokens);
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::run_markov_logits(std::span<const std::int32_t> tokens) -> LogitsRows
+  requires(DraftState<C, B>::kHasDspark)
+{
+  LogitsRows logits = markov_logits<C, B>(backend_, *weights_->dspark, tokens);
+  weights_->checkpoint.check();
+  return logits;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> LogitsRows {
+  if (drafter() != DrafterKind::mtp) {
+    throw Error("draft", "expected a checkpoint with a multi-token-prediction layer, found " +
+                             std::string(name_of(drafter())));
+  }
+  LogitsRows logits;
+  if constexpr (DraftState<C, B>::kHasMtp) {
+    const std::size_t position = state.position;
+    auto& mtp = state.drafts.mtp;
+    if (state.drafts.kind() != DrafterKind::mtp || position == 0) return logits;
+    const std::size_t first = mtp.next_row(position);
+    if (first + 1 >= position) return logits;
+    // A row that the window does not reach back from gets no logits.
+    const std::size_t blind = mtp.layer.window.first() == 0 ? 0 : C::sliding_window - 1;
+    const std::size_t begin = std::max(first, mtp.layer.window.first() + blind);
+    if (begin + 1 < position) {
+      const MtpRows<C, B> rows{&state, first, mtp.next_ids(first), position - 1 - begin};
+      logits = run_mtp({&rows, 1}, false, observer);
+    }
+  }
   return logits;
 }
 

@@ -56,7 +56,7 @@ TEST_CASE("program: run --draft gives the text without drafts, and says what the
   }
   for (const char* wrong : {"0", "9", "-1", "1.5", "x", ""}) {
     check_fails(run({"--draft", wrong}), 2,
-                "--draft: expected a number from 1 to 8, auto or off, found \"" +
+                "--draft: expected a number from 1 to 16, auto or off, found \"" +
                     std::string(wrong) + "\"");
   }
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <type_traits>
 
 #include <fuzz/fuzz.hpp>
 #include <fuzz/small_state.hpp>
@@ -12,16 +13,28 @@ namespace {
 /// What Model::draft does to a state, its pass apart.
 void draft(ds4::fuzz::State& state) {
   const std::size_t position = state.position;
-  if (!state.keeps_drafts() || !state.mtp.reaches(position)) return;
-  const std::size_t first = state.mtp.next_row(position);
-  const auto ids = state.mtp.next_ids(first);
-  ds4::fuzz::require(first + ids.size() + 1 == position, "tokens that are not those of the rows");
-  const ds4::Rows<float, decltype(state.mtp.streams)::kWidth> row(1);
-  for (std::size_t i = 0; i < ids.size() + 2; ++i) {
-    state.mtp.layer.window.append(ds4::Rows<float, ds4::fuzz::Config::head_dim>(1).view());
+  if (!state.keeps_drafts() || !state.drafts.reaches(position)) return;
+  const ds4::Rows<float, ds4::fuzz::Config::head_dim> window_row(1);
+  if (state.drafts.kind() == ds4::DrafterKind::mtp) {
+    auto& mtp = state.drafts.mtp;
+    const std::size_t first = mtp.next_row(position);
+    const auto ids = mtp.next_ids(first);
+    ds4::fuzz::require(first + ids.size() + 1 == position, "tokens that are not those of the rows");
+    const ds4::Rows<float, std::remove_reference_t<decltype(mtp.streams)>::kWidth> row(1);
+    for (std::size_t i = 0; i < ids.size() + 2; ++i) mtp.layer.window.append(window_row.view());
+    mtp.streams.append(row.view());
+  } else {
+    auto& dspark = state.drafts.dspark;
+    constexpr std::size_t kStages = ds4::fuzz::Config::dspark_stages;
+    const std::size_t first = dspark.next_row(position, kStages);
+    ds4::fuzz::require(first >= dspark.targets.first(), "rows without what they are made from");
+    for (auto& stage : dspark.windows) {
+      for (std::size_t t = first; t < position + ds4::fuzz::Config::dspark_block_size; ++t) {
+        stage.window.append(window_row.view());
+      }
+    }
   }
-  state.mtp.streams.append(row.view());
-  state.mtp.truncate(position);
+  state.drafts.truncate(position);
 }
 
 void read(const std::string& bytes) {

@@ -47,13 +47,6 @@ M load(bool exact) {
   }
 }
 
-template <class M>
-std::string saved(const typename M::State& state) {
-  std::ostringstream stream;
-  state.serialise(stream);
-  return stream.str();
-}
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("mtp: golden logits and streams, in one pass, in chunks and token by token", M,
@@ -72,56 +65,7 @@ TEST_CASE_TEMPLATE("mtp: no trace of drafts, in two sequences and odd passes", M
 TEST_CASE_TEMPLATE("mtp: a draft changes nothing but what the next one has to make up for", M,
                    Quant, QuantSimd) {
   M model = load<M>(false);
-  const auto ids = random_ids(400, 30);
-  const std::span<const std::int32_t> all = ids;
-  auto state = drafting_state(model, 20);
-  CHECK(draft(model, state, 1, 3).first.empty());  // no token has been taken in
-  model.prefill(state, all.first(300));
-  const std::string before = saved<M>(state);
-  auto fork = state.fork();
-  const auto drafted = draft(model, fork, 3, 4);
-  CHECK(drafted.first.size() == 4);
-  CHECK(saved<M>(fork) == before);
-  CHECK(draft(model, fork, 3, 4) == drafted);
-  CHECK(draft(model, fork, 9, 2) != draft(model, fork, 3, 2));
-
-  // A saved state drafts alike, and so does one that was rolled back.
-  std::istringstream stream(before);
-  auto loaded = M::State::deserialise(stream);
-  CHECK(loaded.keeps_drafts());
-  CHECK(draft(model, loaded, 3, 4) == drafted);
-  model.prefill(loaded, all.subspan(300, 20));
-  draft(model, loaded, 1, 2);
-  loaded.rollback(20);
-  CHECK(draft(model, loaded, 3, 4) == drafted);
-
-  // A state that begins to keep drafts later can draft one window later, and then alike.
-  auto late = model.new_state(20);
-  CHECK_FALSE(late.keeps_drafts());
-  model.prefill(late, all.first(20));
-  CHECK(draft(model, late, 3, 4).first.empty());
-  late.keep_drafts();
-  CHECK(draft(model, late, 3, 4).first.empty());
-  CHECK(model.mtp_logits(late).extent(0) == 0);
-  constexpr std::size_t W = M::Config::sliding_window;
-  model.prefill(late, all.subspan(20, W - 1));
-  CHECK(draft(model, late, 3, 4).first.empty());
-  std::istringstream late_stream(saved<M>(late));
-  late = M::State::deserialise(late_stream);
-  model.prefill(late, all.subspan(20 + W - 1, 300 - (20 + W - 1)));
-  CHECK(draft(model, late, 3, 4) == drafted);
-  late.rollback(20);
-  CHECK(draft(model, late, 3, 1).first.size() == 1);
-
-  // Back behind its beginning it has nothing to draft from, and begins there.
-  auto behind = model.new_state(20);
-  model.prefill(behind, all.first(20));
-  behind.keep_drafts();
-  model.prefill(behind, all.subspan(20, 5));
-  behind.rollback(10);
-  CHECK(draft(model, behind, 3, 1).first.empty());
-  model.prefill(behind, all.subspan(15, 285));
-  CHECK(draft(model, behind, 3, 4) == drafted);
+  ds4::test::check_drafting_states(model);
 }
 
 TEST_CASE("mtp: what cannot be drafted") {
@@ -135,17 +79,15 @@ TEST_CASE("mtp: what cannot be drafted") {
         "ds4: token: found id -1, expected 0 to 511");
   CHECK(error_text([&] { model.draft(state, 1, 2, [](auto) { return 600; }); }) ==
         "ds4: draft 1: found id 600, expected 0 to 511");
-  CHECK(state.mtp.streams.end() == 10);
+  CHECK(state.drafts.mtp.streams.end() == 10);
   CHECK(draft(model, state, 1, 0).first.empty());
 
   auto without = model_of<ds4::Model<ds4::models::tiny_flash>>();
   auto plain = without.new_state();
   plain.keep_drafts();
   without.prefill(plain, random_ids(10, 32));
-  CHECK(
-      error_text([&] { without.draft(plain, 1, 1, first); }) ==
-      "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
-  CHECK(
-      error_text([&] { without.mtp_logits(plain); }) ==
-      "ds4: draft: expected a checkpoint with a multi-token-prediction layer, mtp.0.*, found none");
+  CHECK(error_text([&] { without.draft(plain, 1, 1, first); }) ==
+        "ds4: draft: expected a checkpoint with a drafter, mtp.*, found none");
+  CHECK(error_text([&] { without.mtp_logits(plain); }) ==
+        "ds4: draft: expected a checkpoint with a multi-token-prediction layer, found none");
 }

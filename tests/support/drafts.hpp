@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,10 +58,14 @@ bool same_rows(const State& a, const State& b) {
     };
     if (!std::ranges::equal(tail(0), tail(1))) return false;
   }
-  // The tokens of the last rows: as many as both have.
-  const std::size_t ids = std::min(a.mtp.ids.size(), b.mtp.ids.size());
-  return a.position == b.position &&
-         std::ranges::equal(std::span(a.mtp.ids).last(ids), std::span(b.mtp.ids).last(ids));
+  if constexpr (State::Drafts::kHasMtp) {
+    // The tokens of the last rows: as many as both have.
+    const auto& of_a = a.drafts.mtp.ids;
+    const auto& of_b = b.drafts.mtp.ids;
+    const std::size_t ids = std::min(of_a.size(), of_b.size());
+    if (!std::ranges::equal(std::span(of_a).last(ids), std::span(of_b).last(ids))) return false;
+  }
+  return a.position == b.position;
 }
 
 /// The greedy draft, and all logits that it was chosen by.
@@ -179,6 +184,69 @@ void check_no_trace_of_drafts(M& model, std::size_t tokens) {
   auto end = at_edges.back();
   CHECK(same_rows(state, end));
   CHECK(draft(model, state, 7, 4) == draft(model, end, 7, 4));
+}
+
+template <class State>
+std::string saved(const State& state) {
+  std::ostringstream stream;
+  state.serialise(stream);
+  return stream.str();
+}
+
+/// Drafts change nothing that is saved, follow from what a state has kept, whatever happened to it,
+/// and need a window of tokens that it has seen.
+template <class M>
+void check_drafting_states(M& model) {
+  const auto ids = random_ids(400, 30);
+  const std::span<const std::int32_t> all = ids;
+  auto state = drafting_state(model, 20);
+  CHECK(draft(model, state, 1, 3).first.empty());  // no token has been taken in
+  model.prefill(state, all.first(300));
+  const std::string before = saved(state);
+  auto fork = state.fork();
+  const auto drafted = draft(model, fork, 3, 4);
+  CHECK(drafted.first.size() == 4);
+  CHECK(saved(fork) == before);
+  CHECK(draft(model, fork, 3, 4) == drafted);
+  CHECK(draft(model, fork, 9, 2) != draft(model, fork, 3, 2));
+
+  // A saved state drafts alike, and so does one that was rolled back.
+  std::istringstream stream(before);
+  auto loaded = M::State::deserialise(stream);
+  CHECK(loaded.keeps_drafts());
+  CHECK(draft(model, loaded, 3, 4) == drafted);
+  model.prefill(loaded, all.subspan(300, 20));
+  draft(model, loaded, 1, 2);
+  loaded.rollback(20);
+  CHECK(draft(model, loaded, 3, 4) == drafted);
+
+  // A state that begins to keep drafts later can draft one window later, and then alike.
+  auto late = model.new_state(20);
+  CHECK_FALSE(late.keeps_drafts());
+  model.prefill(late, all.first(20));
+  CHECK(draft(model, late, 3, 4).first.empty());
+  late.keep_drafts();
+  CHECK(draft(model, late, 3, 4).first.empty());
+  if constexpr (M::State::Drafts::kHasMtp) CHECK(model.mtp_logits(late).extent(0) == 0);
+  constexpr std::size_t W = M::Config::sliding_window;
+  model.prefill(late, all.subspan(20, W - 1));
+  CHECK(draft(model, late, 3, 4).first.empty());
+  std::istringstream late_stream(saved(late));
+  late = M::State::deserialise(late_stream);
+  model.prefill(late, all.subspan(20 + W - 1, 300 - (20 + W - 1)));
+  CHECK(draft(model, late, 3, 4) == drafted);
+  late.rollback(20);
+  CHECK(draft(model, late, 3, 1).first.size() == 1);
+
+  // Back behind its beginning it has nothing to draft from, and begins there.
+  auto behind = model.new_state(20);
+  model.prefill(behind, all.first(20));
+  behind.keep_drafts();
+  model.prefill(behind, all.subspan(20, 5));
+  behind.rollback(10);
+  CHECK(draft(model, behind, 3, 1).first.empty());
+  model.prefill(behind, all.subspan(15, 285));
+  CHECK(draft(model, behind, 3, 4) == drafted);
 }
 
 }  // namespace ds4::test

@@ -65,7 +65,7 @@ struct DraftTotals {
 class DraftLength {
  public:
   /// The longest draft.
-  static constexpr std::size_t kMost = 8;
+  static constexpr std::size_t kMost = 16;
   /// The longest of an automatic length.
   static constexpr std::size_t kMostAutomatic = 4;
 

@@ -25,11 +25,29 @@ struct Segment {
   std::size_t position;
   ///@}
   std::size_t rollback = 0;  ///< how many of the sequence's last tokens may be taken back later
+  /// The tokens are a block of DSpark: each of them sees all of them, and the W tokens before the
+  /// first. Source: model.md 19.2.
+  bool block = false;
 
   /// The earliest position that the sequence may be at for its next pass.
   std::size_t earliest() const {
     const std::size_t end = position + count;
     return end - std::min(end, rollback);
+  }
+
+  /// A run of window rows: those of the tokens begin .. end - 1.
+  struct Window {
+    ///@{
+    /// See above.
+    std::size_t begin;
+    std::size_t end;
+    ///@}
+  };
+  /// What row `row` of the pass, one of this segment's, sees of a window of W tokens.
+  Window window(std::size_t row, std::size_t W) const {
+    const std::size_t t = position + (row - first);
+    if (block) return {position - std::min(position, W), position + count};
+    return {t + 1 - std::min(t + 1, W), t + 1};
   }
 };
 
@@ -219,6 +237,13 @@ void collapse_streams(B& backend, RowsView<T, D> c, RowsView<X, N, D> streams, R
   backend.collapse_streams(c, streams.as_const(), pre.as_const());
 }
 
+/// y[s, slot, :] = mean_n X[s, n, :]. X [S, N, D]; y [S, M, D]; slot < M. Source: model.md 19.1.
+template <class B, class T, class X, std::size_t M, std::size_t N, std::size_t D>
+void mean_streams(B& backend, RowsView<T, M, D> y, std::size_t slot, RowsView<X, N, D> streams) {
+  assert(slot < M && y.extent(0) == streams.extent(0));
+  backend.mean_streams(y, slot, streams.as_const());
+}
+
 /// X[n, :] <- post[n] * y + sum_j comb[j, n] * X[j, :] for every token, in place: comb is read
 /// transposed. X [S, N, D]; post [S, N]; comb [S, N, N]; y [S, D]. Source: model.md 3.3.
 template <class B, class T, class P, class M, class Y, std::size_t N, std::size_t D>
@@ -254,9 +279,9 @@ void pick_entries(B& backend, RowsView<I, TopK> picks, RowsView<X, nI, dI> q,
   backend.template pick_entries<Ratio>(picks, q.as_const(), weights.as_const(), segments, keys);
 }
 
-/// Attention of each query over its last W window rows and the entries that its kind of layer
-/// shows it: none, its picks, or all w < (t + 1) / Ratio. q, out [S, H, d]; sink [H]; picks
-/// [S, TopK], no rows unless Kind is csa; one source per segment. Source: model.md 5.
+/// Attention of each query over its window rows (see Segment::window) and the entries that its kind
+/// of layer shows it: none, its picks, or all w < (t + 1) / Ratio. q, out [S, H, d]; sink [H];
+/// picks [S, TopK], no rows unless Kind is csa; one source per segment. Source: model.md 5.
 template <AttentionKind Kind, std::size_t Ratio, std::size_t W, class B, class T, class X, class I,
           std::size_t H, std::size_t d, std::size_t TopK, class P, class Source>
 void attend(B& backend, RowsView<T, H, d> out, RowsView<X, H, d> q, const P& sink,

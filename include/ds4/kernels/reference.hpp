@@ -236,6 +236,11 @@ class Reference {
     reference::collapse_streams(c.data(), X.data(), pre.data(), X.extent(0), N, D);
   }
 
+  template <std::size_t M, std::size_t N, std::size_t D>
+  void mean_streams(RowsView<T, M, D> y, std::size_t slot, RowsView<const T, N, D> X) {
+    reference::mean_streams(y.data() + slot * D, X.data(), X.extent(0), M, N, D);
+  }
+
   template <std::size_t N, std::size_t D>
   void mix_streams(RowsView<T, N, D> X, RowsView<const T, N> post, RowsView<const T, N, N> comb,
                    RowsView<const T, D> y) {
@@ -288,9 +293,10 @@ class Reference {
     for (std::size_t i = 0; i < segments.size(); ++i) {
       for (std::size_t j = 0; j < segments[i].count; ++j) {
         const std::size_t s = segments[i].first + j;
-        const std::size_t t = segments[i].position + j;
+        [[maybe_unused]] const std::size_t t = segments[i].position + j;
         keys.clear();
-        for (std::size_t p = t + 1 - std::min(t + 1, W); p <= t; ++p) {
+        const Segment::Window seen = segments[i].window(s, W);
+        for (std::size_t p = seen.begin; p < seen.end; ++p) {
           keys.push_back(sources[i].window->row(p));
         }
         if constexpr (Kind == AttentionKind::hca) {

@@ -4,17 +4,20 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include <ds4/config/config.hpp>
 #include <ds4/config/layer_sequence.hpp>
+#include <ds4/layers/attention.hpp>
 #include <ds4/layers/decoder_layer.hpp>
+#include <ds4/layers/dspark.hpp>
 #include <ds4/layers/hyper_connection.hpp>
 #include <ds4/layers/mtp.hpp>
 
 namespace ds4::inline v0_1 {
 
-/// Embedding, layers, final collapse and norm, head, and the multi-token-prediction layer if there
-/// is one. Source: model.md 2 and 7.1.
+/// Embedding, layers, final collapse and norm, head, and the drafter if there is one. Source:
+/// model.md 2 and 7.1.
 template <ModelConfig C, Backend B>
 class ModelWeights {
   struct Layer {
@@ -28,6 +31,8 @@ class ModelWeights {
   static constexpr std::size_t V = C::vocab_size;
   static constexpr std::size_t D = C::hidden_size;
   ///@}
+  /// DSpark where it is compiled.
+  using Dspark = std::conditional_t<(C::dspark_stages > 0), DsparkDrafter<C, B>, Absent>;
 
   ///@{
   /// The parts, named as in a checkpoint.
@@ -37,6 +42,7 @@ class ModelWeights {
   typename B::template Parameter<D> norm;
   typename B::template Matrix<V, D> head;
   std::optional<MtpLayer<C, B>> mtp;
+  std::optional<Dspark> dspark;
   ///@}
 
   /// Calls the visitor with the name of every weight; see DecoderLayer::visit.
@@ -50,6 +56,9 @@ class ModelWeights {
     visitor("norm.weight", norm);
     visitor("head.weight", head);
     if (mtp) visitor.group("mtp.0.", *mtp);
+    if constexpr (C::dspark_stages > 0) {
+      if (dspark) dspark->visit(visitor);
+    }
   }
 };
 

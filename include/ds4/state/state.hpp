@@ -19,7 +19,7 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/layers/decoder_layer.hpp>
-#include <ds4/layers/mtp.hpp>
+#include <ds4/state/draft_state.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -32,15 +32,14 @@ class State {
     template <std::size_t Ratio, RouterKind Router>
     using element = typename DecoderLayer<C, Ratio, Router, B>::State;
   };
-  static constexpr bool kHasMtp = C::num_nextn_predict_layers > 0;
 
  public:
   /// What it is a state for.
   using Config = C;
   /// A state for each layer.
   using Layers = LayerSequence<C, LayerStates>;
-  /// What is kept for the multi-token-prediction layer.
-  using Mtp = typename std::conditional_t<kHasMtp, MtpLayer<C, B>, Absent>::State;
+  /// What is kept for the drafter.
+  using Drafts = DraftState<C, B>;
 
   /// A state that can take back up to `rollback_limit` of its last tokens at any time. It keeps the
   /// rows that these would need: per token and layer, a row of the window, and in CSA and HCA
@@ -48,9 +47,9 @@ class State {
   explicit State(std::size_t rollback_limit = kDefaultRollbackLimit)
       : rollback_limit_(rollback_limit) {}
 
-  std::size_t position = 0;       ///< tokens taken in so far
-  Layers layers;                  ///< what each layer keeps
-  [[no_unique_address]] Mtp mtp;  ///< empty unless keeps_drafts()
+  std::size_t position = 0;  ///< tokens taken in so far
+  Layers layers;             ///< what each layer keeps
+  Drafts drafts;             ///< empty unless keeps_drafts()
 
   /// As given to the constructor.
   std::size_t rollback_limit() const { return rollback_limit_; }
@@ -61,12 +60,17 @@ class State {
   /// without them. Throws ds4::Error, the state as before, beyond rollback_available().
   void rollback(std::size_t tokens);
 
-  /// From now on keeps what Model::draft needs: the residual streams of the last W positions and of
-  /// those that a rollback may take back, [N, D] in float32 each. A state that has taken in tokens
-  /// before can draft after W more. Nothing changes if the configuration has no extra layer.
-  void keep_drafts();
+  /// From now on keeps what Model::draft needs, of the last W positions and of those that a
+  /// rollback may take back: for a multi-token-prediction layer the residual streams, [N, D] in
+  /// float32 each, for DSpark the target hidden states, [M * D]. A state that has taken in tokens
+  /// before can draft after W more. Nothing changes if the configuration has no drafter.
+  void keep_drafts() { keeps_drafts_ = Drafts::kHasMtp || Drafts::kHasDspark; }
   /// Whether it does.
   bool keeps_drafts() const { return keeps_drafts_; }
+  /// Before a pass of a model with this drafter: what is kept for another one goes.
+  void expect_drafter(DrafterKind kind) {
+    if (keeps_drafts_ && drafts.kind() != kind) drafts.begin(kind, position);
+  }
 
   /// The state at this moment, to return to by assignment.
   State snapshot() const { return *this; }
@@ -103,14 +107,12 @@ class State {
   void advance(std::span<const std::int32_t> ids) {
     position += ids.size();
     earliest_ = std::max(earliest_, position - std::min(position, rollback_limit_));
-    if constexpr (kHasMtp) {
-      if (keeps_drafts_) mtp.take_in(ids);
-    }
+    drafts.take_in(ids);
   }
 
  private:
   static constexpr std::array<char, 8> kMagic{'d', 's', '4', 's', 't', 'a', 't', 'e'};
-  static constexpr std::uint32_t kVersion = 2;
+  static constexpr std::uint32_t kVersion = 3;
 
   /// Of every field of the configuration.
   static std::uint64_t fingerprint() {
@@ -123,23 +125,13 @@ class State {
   template <class Self, class F>
   static void visit_logs(Self& self, F& f) {
     self.layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
-    if constexpr (kHasMtp) {
-      if (self.keeps_drafts_) f(self.mtp.streams, 1, &MtpLayer<C, B>::first_needed);
-    }
+    Drafts::for_each_log(self.drafts, f);
   }
 
   std::size_t rollback_limit_;
   std::size_t earliest_ = 0;  // the position that a rollback can go back to
   bool keeps_drafts_ = false;
 };
-
-template <ModelConfig C, Backend B>
-void State<C, B>::keep_drafts() {
-  if constexpr (kHasMtp) {
-    if (!keeps_drafts_) mtp.begin(position);
-    keeps_drafts_ = true;
-  }
-}
 
 template <ModelConfig C, Backend B>
 void State<C, B>::rollback(std::size_t tokens) {
@@ -150,9 +142,7 @@ void State<C, B>::rollback(std::size_t tokens) {
                                 " leaves");
   }
   position -= tokens;
-  if constexpr (kHasMtp) {
-    if (keeps_drafts_) mtp.truncate(position);
-  }
+  drafts.truncate(position);
   for_each_log([&](auto& log, std::size_t tokens_per_row, auto&&) {
     log.truncate(position / tokens_per_row);
   });
@@ -160,9 +150,8 @@ void State<C, B>::rollback(std::size_t tokens) {
 
 template <ModelConfig C, Backend B>
 std::size_t State<C, B>::bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = drafts.derived_bytes();
   for_each_log([&](const auto& log, std::size_t, auto&&) { bytes += log.bytes(); });
-  if constexpr (kHasMtp) bytes += mtp.layer.window.bytes();
   return bytes;
 }
 
@@ -176,6 +165,7 @@ void State<C, B>::serialise(std::ostream& stream, const std::string& where) cons
     out.value(static_cast<std::uint64_t>(number));
   }
   out.value(static_cast<std::uint8_t>(keeps_drafts_));
+  out.value(static_cast<std::uint8_t>(drafts.kind()));
   for_each_log([&](const auto& log, std::size_t, auto&&) {
     out.value(static_cast<std::uint64_t>(log.first()));
     out.value(static_cast<std::uint8_t>(log.dtype()));
@@ -185,9 +175,7 @@ void State<C, B>::serialise(std::ostream& stream, const std::string& where) cons
       out.bytes(row);
     }
   });
-  if constexpr (kHasMtp) {
-    if (keeps_drafts_) out.bytes(std::as_bytes(std::span(mtp.ids)));
-  }
+  if constexpr (Drafts::kHasMtp) out.bytes(std::as_bytes(std::span(drafts.mtp.ids)));
   out.finish();
 }
 
@@ -214,9 +202,14 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
             std::to_string(C::max_position_embeddings));
   }
   const auto keeps_drafts = in.value<std::uint8_t>();
-  if (keeps_drafts > (kHasMtp ? 1 : 0)) {
-    in.fail("found " + std::to_string(keeps_drafts) + " for what drafts need, expected " +
-            (kHasMtp ? "0 or 1" : "0"));
+  const auto kind = in.value<std::uint8_t>();
+  constexpr bool kHasDrafter = Drafts::kHasMtp || Drafts::kHasDspark;
+  const bool known = kind == static_cast<std::uint8_t>(DrafterKind::none) ||
+                     (Drafts::kHasMtp && kind == static_cast<std::uint8_t>(DrafterKind::mtp)) ||
+                     (Drafts::kHasDspark && kind == static_cast<std::uint8_t>(DrafterKind::dspark));
+  if (keeps_drafts > (kHasDrafter ? 1 : 0) || !known || (keeps_drafts == 0 && kind != 0)) {
+    in.fail("found " + std::to_string(keeps_drafts) + " and " + std::to_string(kind) +
+            " for what drafts need, expected what a drafter of this configuration keeps");
   }
   state.keeps_drafts_ = keeps_drafts != 0;
   std::size_t number = 0;
@@ -247,12 +240,16 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
       read(log, end, std::min(end, first_needed(state.earliest_)));
     });
   });
-  if constexpr (kHasMtp) {
-    if (state.keeps_drafts_) {
-      read(state.mtp.streams, position, position);  // they may have begun at any token
-      state.mtp.ids.resize(state.mtp.streams.end() - state.mtp.streams.first());
-      in.bytes(std::as_writable_bytes(std::span(state.mtp.ids)));
-      in.expect_ids(state.mtp.ids, C::vocab_size);
+  state.drafts.begin(static_cast<DrafterKind>(kind), position);
+  Drafts::for_each_log(state.drafts, [&](auto& log, std::size_t, auto&&) {
+    read(log, position, position);  // they may have begun at any token
+  });
+  if constexpr (Drafts::kHasMtp) {
+    if (state.drafts.kind() == DrafterKind::mtp) {
+      auto& mtp = state.drafts.mtp;
+      mtp.ids.resize(mtp.streams.end() - mtp.streams.first());
+      in.bytes(std::as_writable_bytes(std::span(mtp.ids)));
+      in.expect_ids(mtp.ids, C::vocab_size);
     }
   }
   in.finish();

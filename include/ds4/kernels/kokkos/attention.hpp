@@ -25,6 +25,7 @@ struct SequenceKeys {
   std::uint32_t position = 0;  ///< of its first query
   std::uint32_t first = 0;     ///< row of that query
   std::uint32_t count = 0;     ///< its queries
+  bool block = false;          ///< all of them see what the last one's position says
 };
 
 /// Sequences that one launch looks at; a larger batch takes several.
@@ -42,8 +43,9 @@ KOKKOS_INLINE_FUNCTION float row_value(const std::byte* row, int i) {
 }
 
 /// out[s, h] for (query, Heads heads) teams: sum over keys of softmax * key, the softmax over
-/// q[s, h] . key / sqrt(d) and the sink. q, out [S, H, d]; sink [H]. A query at t has the last W
-/// window rows, then its picks, or without picks every entry w < (t + 1) / ratio.
+/// q[s, h] . key / sqrt(d) and the sink. q, out [S, H, d]; sink [H]. A query at t has the window
+/// rows that Segment::window() says, then its picks, or without picks every entry w < (t + 1) /
+/// ratio.
 template <class Space, int d, int Heads, bool Bf16>
 struct Attend {
   using Member = typename Launcher<Space>::Member;
@@ -88,7 +90,11 @@ struct Attend {
     }
     const SequenceKeys keys = sequences[number];
     const int t = static_cast<int>(keys.position + static_cast<std::uint32_t>(s) - keys.first);
-    const int in_window = min_of(t + 1, W);
+    // As Segment::window() has it.
+    const int in_window =
+        keys.block ? min_of(static_cast<int>(keys.position), W) + static_cast<int>(keys.count)
+                   : min_of(t + 1, W);
+    const int window_end = keys.block ? static_cast<int>(keys.position + keys.count) : t + 1;
     int entries = ratio == 0 ? 0 : (t + 1) / ratio;
     const std::int32_t* chosen = nullptr;
     if (picks != nullptr) {
@@ -99,7 +105,7 @@ struct Attend {
     const auto key = [&](int i) {
       constexpr std::size_t kBytes = d * (Bf16 ? 2 : 4);
       if (i < in_window) {
-        const int row = t + 1 - in_window + i - static_cast<int>(keys.window_first);
+        const int row = window_end - in_window + i - static_cast<int>(keys.window_first);
         return keys.window + static_cast<std::size_t>(row) * kBytes;
       }
       const int entry = chosen == nullptr ? i - in_window : chosen[i - in_window];

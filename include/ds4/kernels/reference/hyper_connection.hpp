@@ -92,6 +92,18 @@ void collapse_streams(T* c, const T* X, const T* pre, std::size_t S, std::size_t
   }
 }
 
+/// y[s, :] = mean_n X[s, n, :], y's rows M * D apart. Source: model.md 19.1.
+template <class T>
+void mean_streams(T* y, const T* X, std::size_t S, std::size_t M, std::size_t N, std::size_t D) {
+  for (std::size_t s = 0; s < S; ++s) {
+    for (std::size_t i = 0; i < D; ++i) {
+      T sum = 0;
+      for (std::size_t n = 0; n < N; ++n) sum += X[(s * N + n) * D + i];
+      y[s * M * D + i] = sum / static_cast<T>(N);
+    }
+  }
+}
+
 /// X[s, n, :] <- post[s, n] * y[s, :] + sum_j comb[s, j, n] * X[s, j, :], in place: comb is read
 /// transposed. old is scratch for the N values of one channel. Source: model.md 3.3.
 template <class T>

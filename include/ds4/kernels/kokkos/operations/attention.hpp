@@ -78,11 +78,12 @@ class AttentionOperations {
                                    static_cast<std::uint32_t>(sources[j].window->first()),
                                    static_cast<std::uint32_t>(segment.position),
                                    static_cast<std::uint32_t>(segment.first),
-                                   static_cast<std::uint32_t>(segment.count)};
+                                   static_cast<std::uint32_t>(segment.count),
+                                   segment.block};
         queries += segment.count;
         const std::size_t entries = ratio == 0 ? 0 : last / static_cast<std::size_t>(ratio);
         const std::size_t seen =
-            std::min(last, static_cast<std::size_t>(W)) +
+            std::min(last, static_cast<std::size_t>(W) + (segment.block ? segment.count : 0)) +
             (picks == nullptr ? entries : std::min(entries, static_cast<std::size_t>(top_k)));
         keys += static_cast<double>(segment.count * seen);
         rows += static_cast<double>(segment.count + seen);

@@ -137,6 +137,30 @@ struct CollapseStreams {
   }
 };
 
+/// y[s, slot, :] = mean_n X[s, n, :] with y [S, M, D]; a team per token.
+template <class Space, int N>
+struct MeanStreams {
+  float* y;
+  const float* X;
+  int D;
+  int M;
+  int slot;
+
+  KOKKOS_FUNCTION void operator()(const typename Launcher<Space>::Member& team) const {
+    const std::size_t s = static_cast<std::size_t>(team.league_rank());
+    const std::size_t width = static_cast<std::size_t>(D);
+    const float* streams = X + s * N * width;
+    float* out = y + (s * static_cast<std::size_t>(M) + static_cast<std::size_t>(slot)) * width;
+    for_each(team, D, [&](int i) {
+      float sum = 0.0f;
+      for (int n = 0; n < N; ++n) {
+        sum += streams[static_cast<std::size_t>(n) * width + static_cast<std::size_t>(i)];
+      }
+      out[i] = sum / N;
+    });
+  }
+};
+
 /// X[s, n, :] <- post[s, n] * y[s, :] + sum_j comb[s, j, n] * X[s, j, :], in place; a team per
 /// token. comb is read transposed.
 template <class Space, int N>
@@ -214,6 +238,14 @@ class HyperConnectionOperations {
     backend_of(this).launch(
         "ds4::collapse_streams", moves(c.size() + X.size(), 2 * X.size()), X.extent(0), kTeam, 0,
         CollapseStreams<Space, static_cast<int>(N)>{raw(c), raw(X), raw(pre), static_cast<int>(D)});
+  }
+
+  template <std::size_t M, std::size_t N, std::size_t D>
+  void mean_streams(RowsView<Element, M, D> y, std::size_t slot, RowsView<const Element, N, D> X) {
+    backend_of(this).launch(
+        "ds4::mean_streams", moves(X.size() / N + X.size(), X.size()), X.extent(0), kTeam, 0,
+        MeanStreams<Space, static_cast<int>(N)>{raw(y), raw(X), static_cast<int>(D),
+                                                static_cast<int>(M), static_cast<int>(slot)});
   }
 
   template <std::size_t N, std::size_t D>

@@ -35,13 +35,15 @@ class AttentionOperations {
     Scratch memory = lane().scratch();
     const bool bf16 = !sources.empty() && sources[0].window->bf16();
     std::size_t longest = 0;
+    std::size_t block = 0;
     for (const Segment& segment : segments) {
       longest = std::max(longest, segment.position + segment.count);
+      if (segment.block) block = std::max(block, segment.count);
     }
-    const std::size_t most =
-        W + (Kind == AttentionKind::hca   ? longest / std::max<std::size_t>(Ratio, 1)
-             : Kind == AttentionKind::csa ? TopK
-                                          : 0);
+    const std::size_t most = W + block +
+                             (Kind == AttentionKind::hca ? longest / std::max<std::size_t>(Ratio, 1)
+                              : Kind == AttentionKind::csa ? TopK
+                                                           : 0);
     const auto keys = memory.own<const std::byte*>(most);
     const AttentionScratch scratch{memory.own<float>(kHeadGroup * kKeyTile),
                                    memory.own<float>(H * kPadded), memory.own<float>(H),
@@ -55,9 +57,10 @@ class AttentionOperations {
       for (std::size_t item = begin; item < end;) {
         const std::size_t s = item / groups;
         const std::size_t next = std::min(end, (s + 1) * groups);
-        const std::size_t t = segment.position + (s - segment.first);
+        [[maybe_unused]] const std::size_t t = segment.position + (s - segment.first);
         std::size_t count = 0;
-        for (std::size_t p = t + 1 - std::min(t + 1, W); p <= t; ++p) {
+        const Segment::Window seen = segment.window(s, W);
+        for (std::size_t p = seen.begin; p < seen.end; ++p) {
           keys[count++] = sources[i].window->row(p);
         }
         if constexpr (Kind == AttentionKind::hca) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 
@@ -49,6 +50,15 @@ class HyperConnectionOperations {
                         RowsView<const float, N> pre) {
     lane().for_each(X.extent(0), [&](std::size_t s) {
       lane().kernels().collapse_streams(c[s].data(), X[s].data(), pre[s].data(), N, D);
+    });
+  }
+
+  template <std::size_t M, std::size_t N, std::size_t D>
+  void mean_streams(RowsView<float, M, D> y, std::size_t slot, RowsView<const float, N, D> X) {
+    std::array<float, N> weight;
+    weight.fill(1.0f / N);
+    lane().for_each(X.extent(0), [&](std::size_t s) {
+      lane().kernels().collapse_streams(y[s][slot].data(), X[s].data(), weight.data(), N, D);
     });
   }
 
