@@ -1,4 +1,6 @@
 // Tests of ds4/decode/draft_length.hpp on made-up costs and acceptances.
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <random>
 #include <vector>
@@ -113,6 +115,56 @@ TEST_CASE("draft length: follows a text that changes") {
   // They are again, and are found out to be.
   const Outcome easy = decode(length, {1.0, 0.3, 0.9, 0.0}, 1000, random);
   CHECK(easy.seconds < 0.75 * 1000);
+}
+
+TEST_CASE("draft length: confidences decide draft by draft, and lose no more where they mislead") {
+  // A block costs 0.3 of a step, each verified token 0.1; a text changes between tokens that are
+  // easy and hard, and the drafter knows which. `off`: by how much its logits are wrong.
+  const auto decode_blocks = [](DraftLength& length, std::size_t tokens, double easy, double hard,
+                                double off, unsigned seed) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    constexpr std::size_t kBlock = 5;
+    Outcome outcome;
+    for (std::size_t done = 0; done < tokens;) {
+      ds4::DraftStep step;
+      const std::size_t wanted = length.next(kBlock);
+      bool right = true;
+      const double chance = uniform(random) < 0.5 ? easy : hard;
+      while (step.drafted < wanted) {
+        const double logit = std::log(chance / (1.0 - chance)) + off;
+        if (!length.goes_on(step.drafted, static_cast<float>(logit))) break;
+        right = right && uniform(random) < chance;
+        if (right) ++step.accepted;
+        ++step.drafted;
+      }
+      step.seconds = 1.0 + (wanted > 0 ? 0.3 : 0.0) + 0.1 * static_cast<double>(step.drafted);
+      length.report(step);
+      outcome.seconds += step.seconds;
+      ++outcome.steps[step.drafted];
+      done += step.accepted + 1;
+    }
+    return outcome;
+  };
+  for (const double off : {-1.0, 0.0, 1.0}) {
+    for (unsigned seed = 0; seed < 5; ++seed) {
+      CAPTURE(off);
+      CAPTURE(seed);
+      // Steps whose tokens are easy are drafted to the end, the others are given up early: more
+      // tokens a second than with any fixed length.
+      auto length = DraftLength::automatic();
+      const Outcome found = decode_blocks(length, 3000, 0.95, 0.2, off, seed);
+      double best = 1e300;
+      for (std::size_t n = 0; n <= 5; ++n) {
+        auto fixed = DraftLength::fixed(n);
+        best = std::min(best, decode_blocks(fixed, 3000, 0.95, 0.2, 0.0, seed).seconds);
+      }
+      CHECK(found.seconds < (off == 0.0 ? 0.99 : 1.04) * best);
+      // Nothing is ever accepted, whatever the drafter says.
+      auto vain = DraftLength::automatic();
+      CHECK(decode_blocks(vain, 2000, 1e-6, 1e-6, 14.0 + off, seed).seconds < 1.03 * 2000);
+    }
+  }
 }
 
 TEST_CASE("draft length: totals") {
