@@ -17,6 +17,7 @@ namespace {
 
 using ds4::ChatEncoding;
 using ds4::ChatMessage;
+using ds4::ChatOptions;
 using ds4::ChatRole;
 using ds4::Tokenizer;
 using ds4::TurnReader;
@@ -98,18 +99,46 @@ TEST_CASE("chat encoding: a finished turn, and the reasoning in front of the las
   CHECK(chat.encode(next, {.thinking = false}) == joined({{kBegin}, without, asks_only}));
   CHECK(chat.encode(next, {.thinking = false, .tools = true}) ==
         joined({{kBegin}, without, asks_only}));
+}
 
-  // Two messages of a user ask for one answer, and the second of them is the last.
-  const std::vector<ChatMessage> twice{kQuestion, kNext, kAnswer};
-  CHECK(chat.encode(twice) == joined({{kBegin, kUser},
-                                      kQuestionIds,
-                                      {kUser},
-                                      kNextIds,
-                                      {kAssistant, kThink},
-                                      kReasoningIds,
-                                      {kEndThink},
-                                      kAnswerIds,
-                                      {kEnd}}));
+TEST_CASE("chat encoding: a user's messages in a row are one turn, as the release joins them") {
+  const ChatEncoding chat(deepseek());
+  const auto user = [](const char* text) { return ChatMessage{ChatRole::user, text}; };
+  const ChatOptions plain{.thinking = false};
+  // The ids are those of the release's encoder; that of ".\n\n" is one token.
+  const std::vector<ChatMessage> three{user("First line."), user("Second line."),
+                                       user("Third line.")};
+  const Ids three_ids{kBegin, kUser, 10318, 2562, 339, 18653, 2562, 339, 40550, 2562, 16};
+  CHECK(chat.encode(three, plain) == joined({three_ids, {kAssistant, kEndThink}}));
+  CHECK(chat.encode(three) == joined({three_ids, {kAssistant, kThink}}));
+
+  const std::vector<ChatMessage> middle{
+      user("a1"), user("a2"), {ChatRole::assistant, "b", "r"}, user("c1"), user("c2")};
+  const Ids first{67, 19, 271, 67, 20};
+  const Ids second{69, 19, 271, 69, 20};
+  const Ids asks = joined({{kUser}, second, {kAssistant, kThink}});
+  CHECK(chat.encode(middle) ==
+        joined({{kBegin, kUser}, first, {kAssistant, kEndThink, 68, kEnd}, asks}));
+  // With tools the reasoning stays: the texts are joined alike.
+  CHECK(chat.encode(middle, {.tools = true}) ==
+        joined({{kBegin, kUser}, first, {kAssistant, kThink, 84, kEndThink, 68, kEnd}, asks}));
+
+  // An empty text counts; a system's text in front is no part of the turn.
+  const std::vector<ChatMessage> empty{user("one"), user(""), user("two")};
+  CHECK(chat.encode(empty, plain) == Ids{kBegin, kUser, 791, 13318, 23315, kAssistant, kEndThink});
+  const std::vector<ChatMessage> system{kSystem, user("a1"), user("a2")};
+  CHECK(chat.encode(system) ==
+        joined({{kBegin}, kSystemIds, {kUser}, first, {kAssistant, kThink}}));
+
+  // The last message of the turn is the last of the user's: its answer keeps its reasoning.
+  const std::vector<ChatMessage> answered{user("a1"), user("a2"), kAnswer};
+  CHECK(chat.encode(answered) == joined({{kBegin, kUser},
+                                         first,
+                                         {kAssistant, kThink},
+                                         kReasoningIds,
+                                         {kEndThink},
+                                         kAnswerIds,
+                                         {kEnd}}));
 }
 
 TEST_CASE("chat encoding: turn by turn it is the same") {

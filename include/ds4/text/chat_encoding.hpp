@@ -58,7 +58,8 @@ class ChatEncoding {
   /// What text is encoded with.
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
-  /// The ids of a whole chat. Behind a user's message at its end stands what asks for the answer.
+  /// The ids of a whole chat. A user's messages in a row are one turn, with an empty line between
+  /// them. Behind a user's message at its end stands what asks for the answer.
   /// Reasoning in front of the last user message is dropped unless tools are in use; without
   /// thinking there is none at all. Throws Error for a system message that is not the first one,
   /// and for an assistant's that does not follow a user's.
@@ -183,14 +184,19 @@ inline std::vector<std::int32_t> ChatEncoding::encode(std::span<const ChatMessag
   }
 
   std::vector<std::int32_t> ids{tokens_.begin};
+  std::string turn;  // a user's texts, which are encoded in one piece: tokens reach across the seam
   for (std::size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     if (message.role == ChatRole::system) {
       append(ids, message.content);
     } else if (message.role == ChatRole::user) {
+      turn += message.content;
+      if (is(i + 1, ChatRole::user)) {
+        turn += "\n\n";
+        continue;
+      }
       ids.push_back(tokens_.user);
-      append(ids, message.content);
-      if (is(i + 1, ChatRole::user)) continue;
+      append(ids, std::exchange(turn, {}));
       ids.push_back(tokens_.assistant);
       const bool thinks = options.thinking && (options.tools || i == last_user);
       ids.push_back(thinks ? tokens_.think : tokens_.end_think);
