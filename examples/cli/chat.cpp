@@ -112,7 +112,7 @@ class Chat {
         tokenizer_(tokenizer),
         encoding_(encoding),
         options_(options),
-        sampler_(make_sampler(options.sampling)),
+        sampler_(make_sampler(options.sampling, model.config(), tokenizer)),
         length_(draft_length_for(model, options.draft)),
         thinking_(encoding != nullptr && options.think.value_or(true)) {
     reset();

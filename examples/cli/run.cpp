@@ -63,7 +63,7 @@ void run(const RunOptions& options) {
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));
-  Sampler sampler = make_sampler(options.sampling);
+  Sampler sampler = make_sampler(options.sampling, config, tokenizer);
   std::optional<DraftLength> length = draft_length_for(*model, options.draft);
   StreamDecoder decoder(tokenizer);
   catch_interrupts();

@@ -5,9 +5,14 @@
 #include <cstdint>
 #include <optional>
 #include <random>
+#include <utility>
+#include <vector>
 
+#include <ds4/config/config_values.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/text/tokenizer.hpp>
 
+#include "cli/drafting.hpp"
 #include "cli/options.hpp"
 #include "cli/verb.hpp"
 
@@ -37,10 +42,15 @@ inline void add_sampling_options(Verb& verb, Sampling& sampling) {
       .check(expect_seed());
 }
 
-/// The sampler of the options; its options tell the seed.
-inline Sampler make_sampler(Sampling sampling) {
-  sampling.options.seed = sampling.seed ? *sampling.seed : std::random_device{}();
-  return Sampler(sampling.options);
+/// The sampler of the options; its options tell the seed. It draws no id that the tokenizer does
+/// not have, unless it ends a text.
+inline Sampler make_sampler(Sampling sampling, const ConfigValues& config,
+                            const Tokenizer& tokenizer) {
+  SamplerOptions& options = sampling.options;
+  options.seed = sampling.seed ? *sampling.seed : std::random_device{}();
+  options.never = tokenizer.ids_without_token(config.vocab_size);
+  std::erase_if(options.never, [&](std::int32_t id) { return ends_text(config, id); });
+  return Sampler(std::move(options));
 }
 
 }  // namespace ds4::cli

@@ -91,7 +91,9 @@ class Model {
   }
 
   /// Takes in some tokens, at least one, and returns the likeliest next one, a tie to the lower id:
-  /// the argmax of what prefill returns, found where the logits are. Throws as prefill does.
+  /// the argmax of what prefill returns, found where the logits are. That may be an id that the
+  /// tokenizer does not have, where a Sampler with SamplerOptions::never chooses another. Throws as
+  /// prefill does.
   std::int32_t greedy(State& state, std::span<const std::int32_t> ids);
 
   /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.

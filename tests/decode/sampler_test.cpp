@@ -1,4 +1,5 @@
 // Tests of ds4/decode/sampler.hpp: choice, truncation, distribution, reproducibility and errors.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -69,7 +70,7 @@ TEST_CASE("sampler: argmax takes the lowest index of equals") {
 
 TEST_CASE("sampler: greedy, also by truncation") {
   const std::vector<float> logits{1, 3, 2, 3};
-  for (const SamplerOptions options :
+  for (const SamplerOptions& options :
        {SamplerOptions{.temperature = 0}, SamplerOptions{.top_k = 1},
         SamplerOptions{.top_p = 1e-6f}, SamplerOptions{.temperature = 1e-30f, .top_p = 0.5f},
         SamplerOptions{.temperature = 1e30f, .top_k = 1}}) {
@@ -180,7 +181,7 @@ TEST_CASE("sampler: a vocabulary of the release's size") {
     state = state * 1664525 + 1013904223;
     logit = static_cast<float>(state >> 8) * 0x1p-22f;
   }
-  for (const SamplerOptions options :
+  for (const SamplerOptions& options :
        {SamplerOptions{}, SamplerOptions{.top_k = 50}, SamplerOptions{.top_p = 0.9f},
         SamplerOptions{.top_p = 0.9f, .top_k = 50}}) {
     Sampler sampler(options);
@@ -278,5 +279,46 @@ TEST_CASE("sampler: drafts and verdicts at temperature 0, and what is refused") 
   for (int i = 0; i < 200; ++i) {
     const std::int32_t drafted = sampler.draft(logits, q);
     CHECK(sampler.judge(logits, drafted, q) == drafted);
+  }
+}
+
+TEST_CASE("sampler: what is never to be drawn is not, neither as a choice nor as a draft") {
+  // The likeliest ids by far, one of them with a logit that is no number.
+  const std::vector<float> logits{1.0f, 50.0f, 0.5f, kNan, 2.0f, 60.0f, 0.0f, kInf};
+  const std::vector<std::int32_t> never{1, 3, 5, 7, 8, 1000000, -1};
+  const auto is_allowed = [&](std::int32_t id) { return std::ranges::count(never, id) == 0; };
+  Sampler greedy({.temperature = 0, .never = never});
+  std::vector<double> q;
+  CHECK(greedy(logits) == 4);
+  CHECK(greedy.draft(logits, q) == 4);
+  CHECK(greedy.judge(logits, 2, q) == 4);
+  const std::vector<float> padding{-kInf, 3.0f, -kInf, 3.0f, -kInf, 3.0f, -kInf, 3.0f};
+  CHECK(error_of([&] { greedy(padding); }) ==
+        "ds4: logits: expected a finite value, found -inf in all 8");
+
+  // The same tokens as from logits that lack them.
+  std::vector<float> without = logits;
+  for (std::size_t id = 1; id < 8; id += 2) without[id] = -kInf;
+  for (const SamplerOptions& options :
+       {SamplerOptions{.seed = 3}, SamplerOptions{.top_k = 3, .seed = 3},
+        SamplerOptions{.top_p = 0.8f, .top_k = 3, .seed = 3}}) {
+    SamplerOptions bounded = options;
+    bounded.never = never;
+    Sampler plain(options);
+    Sampler sampler(bounded);
+    std::vector<double> plain_q;
+    for (int i = 0; i < 200; ++i) {
+      CHECK(sampler(logits) == plain(without));
+      const std::int32_t drafted = sampler.draft(logits, q);
+      CHECK(drafted == plain.draft(without, plain_q));
+      CHECK(is_allowed(drafted));
+      CHECK(q == plain_q);
+      CHECK(sampler.judge(logits, drafted, q) == plain.judge(without, drafted, plain_q));
+    }
+    // A draft that the model likes less: what takes its place is allowed as well.
+    for (int i = 0; i < 200; ++i) {
+      const std::int32_t drafted = sampler.draft(std::vector<float>(8, 0.0f), q);
+      CHECK(is_allowed(sampler.judge(logits, drafted, q)));
+    }
   }
 }

@@ -183,13 +183,24 @@ TEST_CASE("tokenizer: single tokens") {
   CHECK(deepseek().is_special(1));
   CHECK_FALSE(deepseek().is_special(128803));  // the file says so
   CHECK(deepseek().token_bytes(deepseek().encode(" the")[0]) == " the");
-  for (const std::int32_t id : {-1, 129280, std::numeric_limits<std::int32_t>::min()}) {
-    const std::string expected =
-        "ds4: token id: expected the id of a token, below 129280, found " + std::to_string(id);
-    CHECK(error_of([&] { deepseek().token_bytes(id); }) == expected);
-    CHECK(error_of([&] { deepseek().decode(Ids{0, id}); }) == expected);
-    CHECK(error_of([&] { ds4::StreamDecoder(deepseek()).push(id); }) == expected);
+  // Ids without a token stand for nothing; a character may go on behind one.
+  const Ids emoji = deepseek().encode("🙃");
+  REQUIRE(emoji.size() > 1);
+  for (const std::int32_t id : {-1, 129280, std::numeric_limits<std::int32_t>::min(),
+                                std::numeric_limits<std::int32_t>::max()}) {
+    CHECK(deepseek().token_bytes(id).empty());
+    CHECK_FALSE(deepseek().is_special(id));
+    Ids ids = emoji;
+    ids.insert(ids.begin() + 1, id);
+    ids.push_back(id);
+    for (const bool skip_special : {false, true}) {
+      CHECK(deepseek().decode(ids, skip_special) == "🙃");
+      check_stream(deepseek(), ids, skip_special);
+    }
   }
+  CHECK(deepseek().ids_without_token(129280).empty());
+  CHECK(deepseek().ids_without_token(129283) == Ids{129280, 129281, 129282});
+  CHECK(deepseek().ids_without_token(0).empty());
 }
 
 TEST_CASE("tokenizer: every token and every byte comes back") {
@@ -609,8 +620,12 @@ TEST_CASE("tokenizer: ids and merges that do not fit together") {
   holes["added_tokens"][2]["id"] = 300;
   const Tokenizer tokenizer = load(holes);
   CHECK(tokenizer.vocab_size() == 301);
-  CHECK(error_of([&] { tokenizer.token_bytes(280); }) ==
-        "ds4: token id: expected the id of a token, below 301, found 280");
+  CHECK(tokenizer.token_bytes(280).empty());
+  CHECK(tokenizer.decode(Ids{97, 280, 98}) == "ab");
+  const Ids without = tokenizer.ids_without_token(305);  // 261 to 299, and 301 on
+  CHECK(without.size() == 39 + 4);
+  CHECK(std::ranges::count(without, 300) == 0);
+  CHECK(without.back() == 304);
 }
 
 }  // namespace

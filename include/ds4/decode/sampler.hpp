@@ -10,6 +10,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ds4/core/error.hpp>
@@ -54,6 +55,9 @@ struct SamplerOptions {
   float top_p = 1.0f;        ///< keep the fewest most likely tokens whose mass reaches it; (0, 1]
   std::int32_t top_k = 0;    ///< keep the most likely top_k tokens, before top_p; 0: all
   std::uint64_t seed = 0;    ///< same seed and logits, same tokens, whatever the compiler
+  /// Ids that count as if their logits were -inf, e.g. Tokenizer::ids_without_token; those that the
+  /// logits do not have are ignored.
+  std::vector<std::int32_t> never = {};
 };
 
 /// Draws token ids. A value: a copy continues with the same random numbers as the original. Each
@@ -62,14 +66,15 @@ struct SamplerOptions {
 class Sampler {
  public:
   /// Throws Error that names the first option out of range.
-  explicit Sampler(SamplerOptions options = {}) : options_(options), random_(options.seed) {
-    if (!(options.temperature >= 0 && std::isfinite(options.temperature))) {
-      refuse("temperature", "a finite number, at least 0", std::to_string(options.temperature));
+  explicit Sampler(SamplerOptions options = {})
+      : options_(std::move(options)), random_(options_.seed) {
+    if (!(options_.temperature >= 0 && std::isfinite(options_.temperature))) {
+      refuse("temperature", "a finite number, at least 0", std::to_string(options_.temperature));
     }
-    if (!(options.top_p > 0 && options.top_p <= 1)) {
-      refuse("top_p", "a number above 0, at most 1", std::to_string(options.top_p));
+    if (!(options_.top_p > 0 && options_.top_p <= 1)) {
+      refuse("top_p", "a number above 0, at most 1", std::to_string(options_.top_p));
     }
-    if (options.top_k < 0) refuse("top_k", "at least 0", std::to_string(options.top_k));
+    if (options_.top_k < 0) refuse("top_k", "at least 0", std::to_string(options_.top_k));
   }
 
   /// As given to the constructor.
@@ -79,6 +84,7 @@ class Sampler {
   /// counts as the more likely; -inf is never drawn. O(V), and O(log V) more for each token that
   /// top_p keeps. Throws Error like argmax().
   std::int32_t operator()(std::span<const float> logits) {
+    logits = allowed(logits);
     const std::size_t best = detail::checked_argmax(logits);
     if (options_.temperature == 0) return static_cast<std::int32_t>(best);
     weigh(logits, best);
@@ -105,6 +111,7 @@ class Sampler {
   /// 2211.17192, theorem 3.5.
   std::int32_t judge(std::span<const float> logits, std::int32_t drafted,
                      std::span<const double> q) {
+    logits = allowed(logits);
     const std::size_t best = detail::checked_argmax(logits);
     if (options_.temperature == 0) return static_cast<std::int32_t>(best);
     const auto at = static_cast<std::size_t>(drafted);
@@ -125,6 +132,17 @@ class Sampler {
   }
 
  private:
+  /// The logits, or a copy without those that are never drawn, whatever they are.
+  std::span<const float> allowed(std::span<const float> logits) {
+    if (options_.never.empty()) return logits;
+    allowed_.assign(logits.begin(), logits.end());
+    for (const std::int32_t id : options_.never) {
+      const auto index = static_cast<std::size_t>(id);  // a negative one is huge
+      if (index < allowed_.size()) allowed_[index] = -std::numeric_limits<float>::infinity();
+    }
+    return allowed_;
+  }
+
   /// Sets the weights to exp((logits - largest) / temperature), 0 outside top_k and top_p.
   void weigh(std::span<const float> logits, std::size_t best) {
     weights_.resize(logits.size());
@@ -196,6 +214,7 @@ class Sampler {
 
   SamplerOptions options_;
   std::mt19937_64 random_;
+  std::vector<float> allowed_;       // [V], working memory
   std::vector<double> weights_;      // [V], working memory
   std::vector<std::int32_t> order_;  // [V], working memory
 };

@@ -102,7 +102,7 @@ class TurnReader {
       : tokens_(encoding.tokens()), decoder_(encoding.tokenizer()), in_reasoning_(thinking) {}
 
   /// Takes the next id. Only the first \</think\> of a turn that thinks ends the reasoning. What
-  /// follows the end token does not count. Throws Error for an id without a token.
+  /// follows the end token does not count.
   Text push(std::int32_t id);
   /// What is still held back of an unfinished character; for a turn that is cut off.
   Text finish() { return add(decoder_.finish()); }

@@ -50,15 +50,19 @@ class Tokenizer {
   std::vector<std::int32_t> encode_plain(std::string_view text) const;
 
   /// The text of ids, always valid UTF-8: what is not becomes U+FFFD, as in encode(). With
-  /// skip_special, special tokens are left out. Throws Error for an id without a token.
+  /// skip_special, special tokens are left out. An id without a token yields nothing: models have
+  /// more ids than their tokenizers, and may choose one.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const;
 
-  /// The bytes one token stands for, which may be part of a character. Throws Error for an id
-  /// without a token.
+  /// The bytes one token stands for, which may be part of a character; none if no token has the id.
   const std::string& token_bytes(std::int32_t id) const;
 
-  /// Whether decode() can leave the token out. Throws Error for an id without a token.
+  /// Whether decode() can leave the token out.
   bool is_special(std::int32_t id) const;
+
+  /// The ids from 0 to size - 1 that no token has, ascending: those that a model of this vocabulary
+  /// size is not to choose; see SamplerOptions::never.
+  std::vector<std::int32_t> ids_without_token(std::size_t size) const;
 
   /// The id of a token spelled as in tokenizer.json: special tokens as in text, others with each
   /// byte as a printable character (a space as U+0120).
@@ -110,7 +114,7 @@ class StreamDecoder {
       : tokenizer_(&tokenizer), skip_special_(skip_special) {}
   StreamDecoder(Tokenizer&&, bool = false) = delete;  // it would not live long enough
 
-  /// The text that id completes, maybe none. Throws Error for an id without a token.
+  /// The text that id completes, maybe none.
   std::string push(std::int32_t id) {
     const std::string& bytes = tokenizer_->token_bytes(id);
     std::string out;

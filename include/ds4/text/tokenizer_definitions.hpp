@@ -136,6 +136,16 @@ DS4_FUNCTION const std::string& Tokenizer::token_bytes(std::int32_t id) const {
 
 DS4_FUNCTION bool Tokenizer::is_special(std::int32_t id) const { return token(id).special; }
 
+DS4_FUNCTION std::vector<std::int32_t> Tokenizer::ids_without_token(std::size_t size) const {
+  std::vector<std::int32_t> ids;
+  for (std::size_t id = 0; id < size; ++id) {
+    if (id >= tokens_.size() || tokens_[id].bytes.empty()) {
+      ids.push_back(static_cast<std::int32_t>(id));
+    }
+  }
+  return ids;
+}
+
 DS4_FUNCTION std::optional<std::int32_t> Tokenizer::token_to_id(std::string_view content) const {
   const auto found = ids_.find(content);
   if (found == ids_.end()) return std::nullopt;
@@ -143,13 +153,10 @@ DS4_FUNCTION std::optional<std::int32_t> Tokenizer::token_to_id(std::string_view
 }
 
 DS4_FUNCTION const Tokenizer::Token& Tokenizer::token(std::int32_t id) const {
+  static const Token kNone;
   // A negative id is huge as an unsigned one.
   const auto index = static_cast<std::size_t>(static_cast<std::uint32_t>(id));
-  if (index >= tokens_.size() || tokens_[index].bytes.empty()) {
-    throw Error("token id", "expected the id of a token, below " + std::to_string(vocab_size()) +
-                                ", found " + std::to_string(id));
-  }
-  return tokens_[index];
+  return index < tokens_.size() ? tokens_[index] : kNone;
 }
 
 DS4_FUNCTION Tokenizer Tokenizer::load(const std::filesystem::path& dir_or_file) {
