@@ -108,6 +108,11 @@ class SplitRegex {
     if (done < text.size()) piece(text.substr(done));
   }
 
+  /// Whether there is a match in text (valid UTF-8). Throws Error as split() does.
+  bool is_in(std::string_view text, RegexScratch& scratch) const {
+    return find(text, 0, scratch).first != std::string_view::npos;
+  }
+
  private:
   /// Begin and end of the first match at or after from; npos if there is none.
   std::pair<std::size_t, std::size_t> find(std::string_view text, std::size_t from,

@@ -42,7 +42,7 @@ class Tokenizer {
   /// a begin-of-sequence token. Bytes that are not UTF-8 count as U+FFFD, one for each maximal
   /// ill-formed sequence. Takes any text below 1.4 GB; throws Error only if a regular expression of
   /// the file reaches a limit of PCRE2 on it. Characters newer than PCRE2's Unicode tables (14 in
-  /// 10.42) may be cut otherwise than by the reference.
+  /// 10.42), or those of NFC (14), may be cut or composed otherwise than by the reference.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
   /// The ids of text that may come from anybody: as encode(), but what is spelled like a special or
@@ -99,7 +99,9 @@ class Tokenizer {
   std::array<std::int32_t, 256> byte_ids_{};  // the token of each single byte
   detail::MergeTable merges_;
   bool ignore_merges_ = false;              // a piece that is a token is not merged
+  bool nfc_ = false;                        // texts are normalised
   std::vector<detail::SplitRegex> splits_;  // applied one inside the other
+  std::optional<detail::SplitRegex> word_;  // a character of words, where added tokens ask
   detail::AddedTokenFinder raw_tokens_;     // not normalized: searched for first
   detail::AddedTokenFinder normalized_tokens_;
 };

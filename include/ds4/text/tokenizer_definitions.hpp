@@ -21,6 +21,7 @@
 #include <ds4/text/added_tokens.hpp>
 #include <ds4/text/bpe.hpp>
 #include <ds4/text/byte_level.hpp>
+#include <ds4/text/nfc.hpp>
 #include <ds4/text/split_regex.hpp>
 #include <ds4/text/tokenizer.hpp>
 #include <ds4/text/tokenizer_file.hpp>
@@ -36,7 +37,38 @@ class Tokenizer::Encoder {
 
   /// The ids of the text.
   std::vector<std::int32_t> run(std::string_view text, AddedTokens added) {
+    if (added == AddedTokens::as_text) {
+      normalize(text);
+      if (!text_.empty()) split(subject_, 0);
+      return std::move(out_);
+    }
+    const auto token = [&](std::int32_t id) { out_.push_back(id); };
+    const auto is_word = [&](std::string_view character) {
+      return tokenizer_.word_->is_in(character, scratch_);
+    };
+    const auto gap = [&](std::string_view part) {
+      split(subject_.substr(offset(part, text_), part.size()), 0);
+    };
+    tokenizer_.raw_tokens_.cut(
+        text, token,
+        [&](std::string_view part) {
+          normalize(part);
+          tokenizer_.normalized_tokens_.cut(text_, token, gap, is_word);
+        },
+        is_word);
+    return std::move(out_);
+  }
+
+ private:
+  static std::size_t offset(std::string_view part, std::string_view whole) {
+    return static_cast<std::size_t>(part.data() - whole.data());
+  }
+
+  /// What is to be encoded next.
+  void normalize(std::string_view text) {
+    if (tokenizer_.nfc_) text = normal_ = detail::nfc(text);
     text_ = subject_ = text;
+    altered_.clear();
     // Differs: for PCRE2 \s includes U+180E, which Unicode has not counted as a space since 6.3 and
     // the reference does not. The regexes see U+200B in its place, equal in size and category.
     for (std::size_t at = 0; (at = text.find("\xE1\xA0\x8E", at)) != std::string_view::npos;
@@ -45,22 +77,6 @@ class Tokenizer::Encoder {
       altered_.replace(at, 3, "\xE2\x80\x8B");
       subject_ = altered_;
     }
-    if (added == AddedTokens::as_text) {
-      if (!text.empty()) split(subject_, 0);
-      return std::move(out_);
-    }
-    const auto token = [&](std::int32_t id) { out_.push_back(id); };
-    tokenizer_.raw_tokens_.cut(text, token, [&](std::string_view gap) {
-      tokenizer_.normalized_tokens_.cut(gap, token, [&](std::string_view rest) {
-        split(subject_.substr(offset(rest, text_), rest.size()), 0);
-      });
-    });
-    return std::move(out_);
-  }
-
- private:
-  static std::size_t offset(std::string_view part, std::string_view whole) {
-    return static_cast<std::size_t>(part.data() - whole.data());
   }
 
   void split(std::string_view part, std::size_t level) {
@@ -89,6 +105,7 @@ class Tokenizer::Encoder {
   detail::Merger merger_;
   std::string_view text_;     // what is encoded
   std::string_view subject_;  // what the regexes see, of equal size
+  std::string normal_;
   std::string altered_;
   std::string spelling_;
   std::vector<std::int32_t> bytes_;
@@ -165,6 +182,7 @@ DS4_FUNCTION Tokenizer Tokenizer::load(const std::filesystem::path& dir_or_file)
   const detail::TokenizerFileReader reader(is_dir ? dir_or_file / "tokenizer.json" : dir_or_file);
   const detail::TokenizerFile file = reader.read();
   Tokenizer out;
+  out.nfc_ = file.nfc;
   out.add_vocab(file, reader);
   out.add_merges(file, reader);
   out.add_added_tokens(file, reader);
@@ -227,10 +245,20 @@ DS4_FUNCTION void Tokenizer::add_merges(const detail::TokenizerFile& file,
   }
 }
 
+namespace detail {
+
+/// \w as the reference has it: alphabetic characters, marks, decimal digits, connectors such as the
+/// underscore, and the joiners; the ranges are letters in circles and squares.
+inline constexpr std::string_view kWordCharacter =
+    "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
+    "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}]";
+
+}  // namespace detail
+
 DS4_FUNCTION void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
                                               const detail::TokenizerFileReader& reader) {
-  std::vector<detail::AddedTokenFinder::Entry> raw;
-  std::vector<detail::AddedTokenFinder::Entry> normalized;
+  std::vector<detail::AddedToken> raw;
+  std::vector<detail::AddedToken> normalized;
   std::unordered_set<std::string_view> contents;
   for (std::size_t i = 0; i < file.added_tokens.size(); ++i) {
     const detail::AddedToken& added = file.added_tokens[i];
@@ -249,8 +277,13 @@ DS4_FUNCTION void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
     if (known == ids_.end()) tokens_[index].bytes = added.content;
     tokens_[index].special = added.special;
     ids_.emplace(added.content, added.id);
-    (added.normalized ? normalized : raw).emplace_back(added.content, added.id);
+    auto& list = added.normalized ? normalized : raw;
+    list.push_back(added);
+    if (added.normalized && nfc_) list.back().content = detail::nfc(added.content);
+    if (added.single_word && !word_) word_.emplace(detail::kWordCharacter, reader.file(), field);
   }
+  // Of two that are one when normalised, the reference takes a special one, then the first.
+  std::ranges::stable_partition(normalized, &detail::AddedToken::special);
   raw_tokens_ = detail::AddedTokenFinder(std::move(raw));
   normalized_tokens_ = detail::AddedTokenFinder(std::move(normalized));
 }

@@ -17,16 +17,9 @@
 #include <ds4/core/json.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/utf8.hpp>
+#include <ds4/text/added_tokens.hpp>
 
 namespace ds4::inline v0_1::detail {
-
-/// A token matched as it stands in the text, before anything else.
-struct AddedToken {
-  std::int32_t id = 0;
-  std::string content;
-  bool special = false;
-  bool normalized = false;
-};
 
 /// What tokenizer.json says, with types and single values checked; ids and merges are not yet
 /// compared with each other.
@@ -36,6 +29,7 @@ struct TokenizerFile {
   std::vector<AddedToken> added_tokens;
   std::vector<std::string> split_patterns;
   bool ignore_merges = false;
+  bool nfc = false;  ///< text is normalised first
 };
 
 /// Reads and checks one file. The post-processor, truncation and padding are not read: ds4 adds and
@@ -59,7 +53,7 @@ class TokenizerFileReader {
     read_model(model, out);
     read_added_tokens(member(root, "", "added_tokens", Json::value_t::array), out);
     read_pre_tokenizer(member(root, "", "pre_tokenizer", Json::value_t::object), out);
-    check_normalizer(root);
+    read_normalizer(root, out);
     expect(member(root, "", "decoder", Json::value_t::object), "decoder", "type", {"ByteLevel"});
     return out;
   }
@@ -205,15 +199,15 @@ class TokenizerFileReader {
       if (!token.is_object()) refuse_value(field, "an object", token);
       expect_known(token, field,
                    {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
-      for (const char* flag : {"single_word", "lstrip", "rstrip"}) {
-        expect(token, field, flag, {false});
-      }
       const auto number = token.find("id");
       AddedToken added;
       added.id = id(number == token.end() ? Json() : *number, at(field, "id"));
       added.content = string(token, field, "content");
       added.special = boolean(token, field, "special");
       added.normalized = boolean(token, field, "normalized");
+      added.single_word = boolean(token, field, "single_word");
+      added.lstrip = boolean(token, field, "lstrip");
+      added.rstrip = boolean(token, field, "rstrip");
       if (added.content.empty() || added.content.size() > kMaxContent) {
         refuse(at(field, "content"), "from 1 to " + std::to_string(kMaxContent) + " bytes",
                std::to_string(added.content.size()));
@@ -253,15 +247,25 @@ class TokenizerFileReader {
     }
   }
 
-  void check_normalizer(const Json& root) const {
+  /// None, NFC, or a Sequence of any number of them.
+  void read_normalizer(const Json& root, TokenizerFile& out) const {
     const auto found = root.find("normalizer");
     if (found == root.end() || found->is_null()) return;
-    if (!found->is_object()) refuse_value("normalizer", "null or an empty Sequence", *found);
-    expect(*found, "normalizer", "type", {"Sequence"});
-    if (const Json& steps = member(*found, "normalizer", "normalizers", Json::value_t::array);
-        !steps.empty()) {
-      refuse("normalizer.normalizers", "an empty array", std::to_string(steps.size()) + " of them");
+    if (!found->is_object()) refuse_value("normalizer", "null, NFC or a Sequence of it", *found);
+    expect(*found, "normalizer", "type", {"NFC", "Sequence"});
+    if (found->at("type") == "NFC") return read_nfc(*found, "normalizer", out);
+    const Json& steps = member(*found, "normalizer", "normalizers", Json::value_t::array);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      const std::string field = at("normalizer.normalizers", i);
+      if (!steps[i].is_object()) refuse_value(field, "an object", steps[i]);
+      read_nfc(steps[i], field, out);
     }
+  }
+
+  void read_nfc(const Json& step, std::string_view field, TokenizerFile& out) const {
+    expect(step, field, "type", {"NFC"});
+    expect_known(step, field, {"type"});
+    out.nfc = true;
   }
 
   std::filesystem::path path_;
