@@ -18,6 +18,7 @@
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/observer.hpp>
+#include <ds4/layers/stop.hpp>
 
 namespace ds4::cli {
 
@@ -94,7 +95,7 @@ class AnyModel {
 
   /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
-                         StageObserver<float>* observer = nullptr) = 0;
+                         StageObserver<float>* observer = nullptr, const StopCheck& stop = {}) = 0;
   Logits decode(AnyState& state, std::int32_t id, StageObserver<float>* observer = nullptr) {
     return prefill(state, {&id, 1}, observer);
   }
@@ -104,8 +105,8 @@ class AnyModel {
 
   /// One pass; the logits of every token, sequence after sequence. The observer, if any, sees every
   /// stage.
-  virtual Logits forward(std::span<const Sequence> batch,
-                         StageObserver<float>* observer = nullptr) = 0;
+  virtual Logits forward(std::span<const Sequence> batch, StageObserver<float>* observer = nullptr,
+                         const StopCheck& stop = {}) = 0;
 };
 
 /// What a backend is told when it is made.

@@ -15,6 +15,7 @@
 #include <ds4/core/error.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/layers/stop.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
 
@@ -31,7 +32,7 @@
 namespace ds4::cli {
 namespace {
 
-/// Tokens of a prompt between two looks at Ctrl-C, which also move the bar.
+/// Tokens of a prompt between two moves of the bar.
 constexpr std::size_t kPieceTokens = 512;
 /// Tokens of an answer where the model has no token that ends it.
 constexpr std::size_t kPlainTokens = 256;
@@ -224,10 +225,13 @@ std::optional<Logits> Chat::take_in() {
   ProgressBar bar(ProgressBar::Of::tokens);
   std::optional<Logits> logits;
   for (std::size_t done = 0; done < pending.size();) {
-    if (interrupted()) return std::nullopt;
     if (pending.size() > kPieceTokens) bar.show(done, pending.size());
     const std::size_t count = std::min(kPieceTokens, pending.size() - done);
-    logits = model_.prefill(state, pending.subspan(done, count));
+    try {
+      logits = model_.prefill(state, pending.subspan(done, count), nullptr, interrupted);
+    } catch (const Stopped&) {
+      return std::nullopt;
+    }
     done += count;
   }
   if (pending.size() > kPieceTokens) bar.show(pending.size(), pending.size());

@@ -5,7 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include <ds4/core/error.hpp>
 #include <ds4/core/new_file.hpp>
+#include <ds4/layers/stop.hpp>
 
 namespace ds4::cli {
 
@@ -41,6 +43,17 @@ void write_whole(NewFile& file, std::string_view text);
 /// program as usual.
 void catch_interrupts();
 bool interrupted();
+
+/// Calls f(), whose passes interrupted() may stop, and throws ds4::Error if it was interrupted:
+/// "<where>: interrupted".
+template <class F>
+void interruptible(std::string_view where, F&& f) {
+  try {
+    f();
+  } catch (const Stopped&) {
+  }
+  if (interrupted()) throw Error(where, "interrupted");
+}
 
 /// From now on every Ctrl-C only makes interrupted() true, until it is forgotten.
 void catch_every_interrupt();

@@ -158,7 +158,9 @@ void logits(const LogitsOptions& options) {
       batch.push_back({&states[piece.sequence], ids.subspan(piece.begin, piece.count)});
     }
     PassWriter out(writer, pieces, tensors);
-    out.write(0, model->forward(batch, options.layers ? &out : nullptr).values);
+    interruptible("logits", [&] {
+      out.write(0, model->forward(batch, options.layers ? &out : nullptr, interrupted).values);
+    });
     if (options.mtp) {
       for (const Piece& piece : pieces) {
         const Logits rows = model->mtp_logits(states[piece.sequence]);
@@ -174,7 +176,6 @@ void logits(const LogitsOptions& options) {
     memory.planned_scratch =
         std::max(memory.planned_scratch,
                  planned_scratch(*model, options.model, tokens, pieces.size(), context, tokens));
-    if (interrupted()) throw Error("logits", "interrupted");
   }
   writer.finish();
   memory.scratch = model->scratch_bytes();

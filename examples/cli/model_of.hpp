@@ -21,6 +21,7 @@
 #include <ds4/decode/drafting.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/observer.hpp>
+#include <ds4/layers/stop.hpp>
 #include <ds4/model.hpp>
 #include <ds4/state/session.hpp>
 
@@ -79,17 +80,18 @@ class ModelOf final : public AnyModel {
   std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
   AnyState random_state(std::size_t position, bool keep_drafts) override;
 
-  Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
-                 StageObserver<float>* observer) override {
-    return keep(model_.prefill(typed(state), ids, observer));
+  Logits prefill(AnyState& state, std::span<const std::int32_t> ids, StageObserver<float>* observer,
+                 const StopCheck& stop) override {
+    return keep(model_.prefill(typed(state), ids, observer, stop));
   }
 
-  Logits forward(std::span<const Sequence> batch, StageObserver<float>* observer) override {
+  Logits forward(std::span<const Sequence> batch, StageObserver<float>* observer,
+                 const StopCheck& stop) override {
     std::vector<typename Model<C, B>::Sequence> sequences;
     for (const Sequence& sequence : batch) {
       sequences.push_back({&typed(*sequence.state), sequence.ids});
     }
-    return keep(model_.forward(sequences, LogitsOf::all, observer));
+    return keep(model_.forward(sequences, LogitsOf::all, observer, stop));
   }
 
   std::vector<Launches> take_launches() override {

@@ -178,9 +178,8 @@ void routes(const RoutesOptions& options) {
   std::size_t tokens = 0;
   for (const auto& ids : sequences) {
     AnyState state = model->new_state();
-    model->prefill(state, ids, &counter);
+    interruptible("routes", [&] { model->prefill(state, ids, &counter, interrupted); });
     tokens += ids.size();
-    if (interrupted()) throw Error("routes", "interrupted");
   }
   write_whole(file, picture(model->config(), counter, tokens));
 }

@@ -12,6 +12,7 @@
 #include <ds4/core/error.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/layers/stop.hpp>
 #include <ds4/text/tokenizer.hpp>
 
 #include "cli/any_model.hpp"
@@ -77,7 +78,14 @@ void run(const RunOptions& options) {
   if (ids.size() == model->position(state)) model->rollback(state, 1);
   const std::size_t prompt = ids.size() - model->position(state);
   const Stopwatch prompt_time;
-  const Logits logits = model->prefill(state, std::span(ids).last(prompt));
+  Logits logits;
+  try {
+    logits = model->prefill(state, std::span(ids).last(prompt), nullptr, interrupted);
+  } catch (const Stopped&) {  // the prompt is still to be taken in
+    if (!options.save_session.empty()) model->save_session(options.save_session, ids, state);
+    print_error("prompt: " + std::to_string(prompt) + " tokens, not taken in; interrupted\n");
+    throw Quit{};
+  }
   const double prompt_seconds = prompt_time.seconds();
 
   const std::size_t before = ids.size();

@@ -47,16 +47,12 @@ void trace(const TraceOptions& options) {
   NewFile file(options.out);
   const std::string name = detail::printable_path(model->checkpoint().path());
   Trace<> trace(config, model->checkpoint(), "ds4 " + options.model.backend + ", " + name);
-  const auto check = [] {
-    if (interrupted()) throw Error("trace", "interrupted");
-  };
   for (const auto& ids : sequences) {
     AnyState state = model->new_state();
-    Logits logits = model->prefill(state, ids, &trace);
-    check();
+    Logits logits;
+    interruptible("trace", [&] { logits = model->prefill(state, ids, &trace, interrupted); });
     for (std::size_t i = 0; i < options.decode; ++i) {
-      logits = model->decode(state, argmax(logits.values), &trace);
-      check();
+      interruptible("trace", [&] { logits = model->decode(state, argmax(logits.values), &trace); });
     }
   }
   write_whole(file, trace.json().dump() + "\n");

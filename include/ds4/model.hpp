@@ -32,6 +32,7 @@
 #include <ds4/layers/mtp.hpp>
 #include <ds4/layers/pass.hpp>
 #include <ds4/layers/rotary.hpp>
+#include <ds4/layers/stop.hpp>
 #include <ds4/state/dspark_pass.hpp>
 #include <ds4/state/mtp_pass.hpp>
 #include <ds4/state/state.hpp>
@@ -81,9 +82,10 @@ class Model {
   /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
   /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
   /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and
-  /// stage of the passes, of which a long prompt takes several.
+  /// stage of the passes, of which a long prompt takes several. Throws Stopped soon after stop(),
+  /// if there is one, gave true: the state is then as before.
   Logits prefill(State& state, std::span<const std::int32_t> ids,
-                 StageObserver<Scalar>* observer = nullptr);
+                 StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
 
   /// Takes in one token and returns its logits [V]. Throws as prefill does.
   Logits decode(State& state, std::int32_t id, StageObserver<Scalar>* observer = nullptr) {
@@ -94,20 +96,20 @@ class Model {
   /// the argmax of what prefill returns, found where the logits are. That may be an id that the
   /// tokenizer does not have, where a Sampler with SamplerOptions::never chooses another. Throws as
   /// prefill does.
-  std::int32_t greedy(State& state, std::span<const std::int32_t> ids);
+  std::int32_t greedy(State& state, std::span<const std::int32_t> ids, const StopCheck& stop = {});
 
   /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.
   LogitsRows forward(State& state, std::span<const std::int32_t> ids,
-                     StageObserver<Scalar>* observer = nullptr) {
+                     StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {}) {
     const Sequence sequence{&state, ids};
-    return forward({&sequence, 1}, LogitsOf::all, observer);
+    return forward({&sequence, 1}, LogitsOf::all, observer, stop);
   }
 
   /// One pass over several sequences with states of their own. Returns the logits of all tokens,
   /// sequence after sequence, or of each sequence's last token. The observer, if any, sees every
   /// stage. Throws as prefill does.
   LogitsRows forward(std::span<const Sequence> batch, LogitsOf which,
-                     StageObserver<Scalar>* observer = nullptr);
+                     StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
 
   /// The drafter that the checkpoint has, as far as the configuration has compiled it.
   DrafterKind drafter() const { return weights_->drafter; }
@@ -180,6 +182,13 @@ class Model {
   static constexpr std::size_t kPrefillChunk = prefill_chunk(C{}, sizeof(Scalar));
   /// Of a multi-token-prediction layer, which goes on from its own output.
   static constexpr std::size_t kLongestChain = 16;
+  /// Tokens of a pass that can be stopped: fewer where a backend's passes are slow.
+  static constexpr std::size_t kStoppableChunk = [] {
+    if constexpr (requires { B::kStoppablePass; }) {
+      return std::min<std::size_t>(kPrefillChunk, B::kStoppablePass);
+    }
+    return kPrefillChunk;
+  }();
 
   struct Weights : ModelWeights<C, B> {
     ConfigValues config;
@@ -213,18 +222,32 @@ class Model {
   void check_drafter() const;
   /// How many of the tokens wanted can be drafted.
   std::size_t draftable(const DraftRequest& request) const;
+
+  /// Calls f(). If that is stopped, the states of the batch are as before.
+  template <class F>
+  static void restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f);
+
+  /// Calls f(chunk) for a prompt's passes, whose input is checked here, and restores the state.
+  template <class F>
+  void in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop, F&& f);
+
+  /// One pass over a batch whose input is checked; its logits.
+  LogitsRows run_logits(std::span<const Sequence> batch, LogitsOf which,
+                        StageObserver<Scalar>* observer, const StopCheck& stop);
+
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
-  /// y, the final norm's output [rows, D] of the tokens that get logits.
+  /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws Stopped
+  /// the states are lost.
   template <class Finish>
   void run(std::span<const Sequence> batch, LogitsOf which, StageObserver<Scalar>* observer,
-           Finish&& finish);
+           const StopCheck& stop, Finish&& finish);
 
   /// The pass itself, run by every lane of the backend, for the rows `wanted`.
   template <class Finish>
   void run_pass(B& backend, std::span<const std::int32_t> ids, std::span<const Segment> segments,
                 std::span<typename State::Layers* const> layers, std::span<State* const> states,
                 std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
-                Finish&& finish) const;
+                detail::PassStop* stop, Finish&& finish) const;
 
   ///@{
   /// The drafters' passes; see state/mtp_pass.hpp and state/dspark_pass.hpp.
@@ -313,27 +336,63 @@ void Model<C, B>::check_drafter() const {
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
-                          StageObserver<Scalar>* observer) -> Logits {
-  check_input(state, ids);
-  Logits last;
-  while (!ids.empty()) {
-    const Sequence chunk{&state, ids.first(std::min(ids.size(), kPrefillChunk))};
-    const auto logits = forward({&chunk, 1}, LogitsOf::last, observer);
-    std::ranges::copy(logits.flat(), last.data());
-    ids = ids.subspan(chunk.ids.size());
+template <class F>
+void Model<C, B>::restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f) {
+  std::vector<State> before;
+  for (const Sequence& sequence : batch) {
+    if (stop) before.push_back(*sequence.state);
   }
+  try {
+    f();
+  } catch (const Stopped&) {
+    for (std::size_t i = 0; i < before.size(); ++i) *batch[i].state = std::move(before[i]);
+    throw;
+  }
+}
+
+template <ModelConfig C, Backend B>
+template <class F>
+void Model<C, B>::in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop,
+                            F&& f) {
+  check_input(state, ids);
+  const Sequence prompt{&state, ids};
+  restoring({&prompt, 1}, stop, [&] {
+    const std::size_t most = stop ? kStoppableChunk : kPrefillChunk;
+    while (!ids.empty()) {
+      const Sequence chunk{&state, ids.first(std::min(ids.size(), most))};
+      f(std::span(&chunk, 1));
+      ids = ids.subspan(chunk.ids.size());
+    }
+  });
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
+                          StageObserver<Scalar>* observer, const StopCheck& stop) -> Logits {
+  Logits last;
+  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
+    const auto logits = run_logits(chunk, LogitsOf::last, observer, stop);
+    std::ranges::copy(logits.flat(), last.data());
+  });
   return last;
 }
 
 template <ModelConfig C, Backend B>
 auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
-                          StageObserver<Scalar>* observer) -> LogitsRows {
+                          StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
   for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
+  LogitsRows logits;
+  restoring(batch, stop, [&] { logits = run_logits(batch, which, observer, stop); });
+  return logits;
+}
+
+template <ModelConfig C, Backend B>
+auto Model<C, B>::run_logits(std::span<const Sequence> batch, LogitsOf which,
+                             StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
   std::size_t tokens = 0;
   for (const Sequence& sequence : batch) tokens += sequence.ids.size();
   LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
-  run(batch, which, observer, [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
+  run(batch, which, observer, stop, [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
     auto rows = scratch.template result<V>(logits.view());
     ops::linear(lane, rows, y, weights_->head);
     lane.deliver(logits.flat(), rows.as_const().flat());
@@ -342,12 +401,11 @@ auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
 }
 
 template <ModelConfig C, Backend B>
-std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids) {
-  check_input(state, ids);
+std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids,
+                                 const StopCheck& stop) {
   std::int32_t next = 0;
-  while (!ids.empty()) {
-    const Sequence chunk{&state, ids.first(std::min(ids.size(), kPrefillChunk))};
-    run({&chunk, 1}, LogitsOf::last, nullptr,
+  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
+    run(chunk, LogitsOf::last, nullptr, stop,
         [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
           auto logits = scratch.template rows<V>(1);
           auto best = scratch.template indices<1>(1);
@@ -355,15 +413,14 @@ std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids
           ops::argmax(lane, best, logits);
           lane.deliver(std::span(&next, 1), best.as_const().flat());
         });
-    ids = ids.subspan(chunk.ids.size());
-  }
+  });
   return next;
 }
 
 template <ModelConfig C, Backend B>
 template <class Finish>
 void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
-                      StageObserver<Scalar>* observer, Finish&& finish) {
+                      StageObserver<Scalar>* observer, const StopCheck& stop, Finish&& finish) {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> wanted;  // rows that get logits
   std::vector<Segment> segments;
@@ -381,8 +438,17 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  backend_.run(
-      [&](B& lane) { run_pass(lane, ids, segments, layers, states, wanted, observer, finish); });
+  detail::PassStop look(stop);
+  bool stopped = false;
+  backend_.run([&](B& lane) {
+    try {
+      run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &look : nullptr,
+               finish);
+    } catch (const Stopped&) {  // on every lane
+      if (lane.is_leader()) stopped = true;
+    }
+  });
+  if (stopped) throw Stopped();
   weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
 }
@@ -393,7 +459,8 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
                            std::span<typename State::Layers* const> layers,
                            std::span<State* const> states, std::span<const std::int32_t> wanted,
-                           StageObserver<Scalar>* observer, Finish&& finish) const {
+                           StageObserver<Scalar>* observer, detail::PassStop* stop,
+                           Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
   const PassRegion<B> whole(backend, observer, segments, wanted.size());
@@ -405,7 +472,9 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                   segments,
                   rotary_of<C>(backend, scratch, segments, AttentionKind::sliding),
                   rotary_of<C>(backend, scratch, segments, AttentionKind::csa),
-                  observer};
+                  observer,
+                  0,
+                  stop};
 
   backend.read_ahead(w.dense[0]);
   auto X = scratch.template rows<N, D>(S);  // the residual streams

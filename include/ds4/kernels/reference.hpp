@@ -53,6 +53,9 @@ class Reference {
   using Experts = std::vector<Expert>;
   ///@}
 
+  /// Tokens of a pass that can be stopped: its parts are to take less than a second.
+  static constexpr std::size_t kStoppablePass = 32;
+
   /// Activations that live as long as this object.
   class Scratch {
    public:

@@ -13,6 +13,7 @@
 #include <ds4/kernels/ops.hpp>
 #include <ds4/layers/observer.hpp>
 #include <ds4/layers/rotary.hpp>
+#include <ds4/layers/stop.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -93,6 +94,7 @@ struct Pass {
   Rotary compress;  ///< compress_rope_theta with YaRN, for CSA and HCA layers
   StageObserver<Scalar>* observer = nullptr;  ///< or null
   std::size_t layer = 0;                      ///< the running layer's number
+  detail::PassStop* stop = nullptr;           ///< or null: nothing stops it
 
   /// S, the tokens of the pass.
   std::size_t rows() const { return ids.size(); }
@@ -102,10 +104,16 @@ struct Pass {
     return kind == AttentionKind::sliding ? main : compress;
   }
 
-  /// Marks a part of the pass; a layer.
-  PassRegion<B> region(std::string_view name) const { return {backend, observer, name}; }
+  /// Marks a part of the pass. Throws Stopped on all lanes if it is to end here.
+  PassRegion<B> region(std::string_view name) const {
+    if (stop != nullptr) stop->look(backend);
+    return {backend, observer, name};
+  }
   /// The same for a layer.
-  PassRegion<B> region(const LayerInfo& info) const { return {backend, observer, info}; }
+  PassRegion<B> region(const LayerInfo& info) const {
+    if (stop != nullptr) stop->look(backend);
+    return {backend, observer, info};
+  }
 
   /// Shows a stage's result to the observer, if there is one that wants it.
   template <class T, std::size_t... E>
