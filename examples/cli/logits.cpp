@@ -18,6 +18,7 @@
 #include "cli/any_model.hpp"
 #include "cli/chunks.hpp"
 #include "cli/drafting.hpp"
+#include "cli/finite.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"
 #include "cli/model_choice.hpp"
@@ -100,8 +101,10 @@ std::vector<std::vector<Piece>> passes(const std::vector<std::vector<std::int32_
 /// Writes what a pass puts out, each piece's rows to its own sequence's tensors.
 class PassWriter final : public StageObserver<float> {
  public:
-  PassWriter(SafetensorsWriter& writer, std::span<const Piece> pieces, std::size_t tensors)
-      : writer_(writer), pieces_(pieces), tensors_(tensors) {
+  /// `specs`: all tensors of the file, `tensors` of them of each sequence.
+  PassWriter(SafetensorsWriter& writer, std::span<const TensorSpec> specs,
+             std::span<const Piece> pieces, std::size_t tensors)
+      : writer_(writer), specs_(specs), pieces_(pieces), tensors_(tensors) {
     for (const Piece& piece : pieces) rows_ += piece.count;
   }
 
@@ -109,10 +112,29 @@ class PassWriter final : public StageObserver<float> {
   void write(std::size_t tensor, std::span<const float> values) {
     const std::size_t width = values.size() / rows_;
     for (const Piece& piece : pieces_) {
-      writer_.write(piece.sequence * tensors_ + tensor,
-                    std::as_bytes(values.first(piece.count * width)));
+      write(piece.sequence * tensors_ + tensor, piece.begin, width,
+            values.first(piece.count * width));
       values = values.subspan(piece.count * width);
     }
+  }
+
+  /// Rows of one tensor of the file, the first of them that of token `begin`.
+  void write(std::size_t number, std::size_t begin, std::size_t width,
+             std::span<const float> values) {
+    for (std::size_t i = 0; problem_.empty() && i < values.size(); i += width) {
+      const std::string found = not_finite(values.subspan(i, width));
+      if (found.empty()) continue;
+      where_ = specs_[number].name;
+      problem_ = "token " + std::to_string(begin + i / width) +
+                 ": expected finite numbers, found " + found;
+    }
+    writer_.write(number, std::as_bytes(values));
+  }
+
+  /// Throws ds4::Error that names the first row with a value that is not finite: not where it is
+  /// found, as the pass has to come to its end.
+  void check() const {
+    if (!problem_.empty()) throw Error(where_, problem_);
   }
 
   void values(std::size_t layer, std::string_view stage, std::span<const float> values) override {
@@ -122,9 +144,12 @@ class PassWriter final : public StageObserver<float> {
 
  private:
   SafetensorsWriter& writer_;
+  std::span<const TensorSpec> specs_;
   std::span<const Piece> pieces_;
   std::size_t tensors_;  // of one sequence
   std::size_t rows_ = 0;
+  std::string where_;
+  std::string problem_;
 };
 
 void logits(const LogitsOptions& options) {
@@ -136,8 +161,8 @@ void logits(const LogitsOptions& options) {
   if (!options.chunks.empty()) chunks = *parse_chunks(options.chunks);
 
   catch_interrupts();
-  SafetensorsWriter writer(options.out,
-                           specify(sequences, model->config(), options.layers, options.mtp));
+  const auto specs = specify(sequences, model->config(), options.layers, options.mtp);
+  SafetensorsWriter writer(options.out, specs);
   const std::size_t longest_pass =
       std::max(kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
   // The streams of a whole pass stay for the extra layer.
@@ -157,16 +182,20 @@ void logits(const LogitsOptions& options) {
       const std::span<const std::int32_t> ids = sequences[piece.sequence];
       batch.push_back({&states[piece.sequence], ids.subspan(piece.begin, piece.count)});
     }
-    PassWriter out(writer, pieces, tensors);
+    PassWriter out(writer, specs, pieces, tensors);
     interruptible("logits", [&] {
       out.write(0, model->forward(batch, options.layers ? &out : nullptr, interrupted).values);
     });
     if (options.mtp) {
       for (const Piece& piece : pieces) {
         const Logits rows = model->mtp_logits(states[piece.sequence]);
-        writer.write(piece.sequence * tensors + mtp_tensor, std::as_bytes(rows.values));
+        // They are as many as the tokens, but for the sequence's first.
+        out.write(piece.sequence * tensors + mtp_tensor,
+                  piece.begin - std::min<std::size_t>(piece.begin, 1), model->config().vocab_size,
+                  rows.values);
       }
     }
+    out.check();
     std::size_t tokens = 0;
     std::size_t context = 0;
     for (const Piece& piece : pieces) {

@@ -17,6 +17,7 @@
 
 #include "cli/any_model.hpp"
 #include "cli/drafting.hpp"
+#include "cli/finite.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
@@ -52,8 +53,10 @@ struct Sums {
   std::size_t agreements = 0;  ///< of these with what the model chooses one token later
 };
 
-/// Adds the predictions inside one window, read from an empty state.
-void add_window(Sums& sums, AnyModel& model, std::span<const std::int32_t> window, bool mtp) {
+/// Adds the predictions inside one window of the text, which begins with its token `first`, read
+/// from an empty state. Throws ds4::Error for logits that are not finite.
+void add_window(Sums& sums, AnyModel& model, std::span<const std::int32_t> window,
+                std::size_t first, bool mtp) {
   const std::size_t V = model.config().vocab_size;
   const std::size_t predictions = window.size() - 1;  // nothing is asked of the last token
   AnyState state = mtp ? model.new_state(kPassTokens) : model.new_state();
@@ -66,6 +69,10 @@ void add_window(Sums& sums, AnyModel& model, std::span<const std::int32_t> windo
     const Logits logits = model.forward({&next, 1});
     for (std::size_t t = 0; t < count; ++t) {
       const auto row = logits.values.subspan(t * V, V);
+      if (const std::string found = not_finite(row); !found.empty()) {
+        throw Error("logits", "token " + std::to_string(first + begin + t) +
+                                  ": expected finite numbers, found " + found);
+      }
       sums.nll += negative_log_likelihood(row, window[begin + t + 1]);
       if (mtp) choices.push_back(argmax(row));
     }
@@ -109,7 +116,7 @@ void perplexity(const PerplexityOptions& options) {
   Sums sums;
   for (std::size_t begin = 0; begin + 1 < ids.size(); begin += context) {
     const auto window = std::span(ids).subspan(begin, std::min(context, ids.size() - begin));
-    add_window(sums, *model, window, options.mtp);
+    add_window(sums, *model, window, begin, options.mtp);
     if (show_progress) {
       print_error("\r" + std::to_string(begin + window.size()) + " of " +
                   std::to_string(ids.size()) + " tokens");

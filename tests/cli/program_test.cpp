@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <numeric>
 #include <span>
@@ -149,6 +150,35 @@ TEST_CASE("program: run ends quietly when nobody reads, and on an interrupt") {
   }
 }
 
+TEST_CASE("program: an interrupt ends a long prompt, which a saved session still has to take in") {
+  const TempDir dir;
+  std::string text;
+  while (text.size() < 50'000) text += "It is a truth universally acknowledged, that a man. ";
+  const std::string prompt = dir.write("prompt", text);
+  const std::string fifo = dir / "fifo";
+  const std::string session = dir / "session";
+  for (const std::string backend : {"simd", "reference"}) {
+    CAPTURE(backend);
+    fs::remove(session);
+    // The program opens the prompt when it is ready for interrupts; all of it fits into the pipe.
+    const Result result =
+        shell("rm -f '" + fifo + "'; mkfifo '" + fifo + "'; \"$ds4\" run --threads 1 --backend " +
+              backend + " --max-tokens 5 --prompt-file '" + fifo + "' --save-session '" + session +
+              "' & cat '" + prompt + "' >'" + fifo + "'; sleep 0.1; kill -INT $!; wait $!");
+    CHECK(result.code == 1);
+    CHECK(result.out.empty());
+    CHECK(contains(result.err, " tokens, not taken in; interrupted\n"));
+    CHECK(std::ranges::count(result.err, '\n') == 1);
+    CHECK(fs::exists(session));
+  }
+  // A session whose prompt is still to be taken in can be continued: here it is too long for that.
+  std::string behind;
+  while (behind.size() < 100'000) behind += text;
+  check_fails(
+      ds4_program({"run", "--load-session", session, "--prompt-file", dir.write("behind", behind)}),
+      1, "context: found ");
+}
+
 TEST_CASE("program: logits are the golden ones") {
   const TempDir dir;
   const ds4::test::Golden golden(kTinyFlash + "/golden.safetensors");
@@ -226,6 +256,64 @@ TEST_CASE("program: logits refuses bad input and writes nothing") {
                            in.write("t.json", "[[1],[]]"), "--out", dir / "out"}),
               1, "sequence 1");
   CHECK(read(dir / "out") == before);  // what was there stays
+}
+
+TEST_CASE("program: results that are no numbers are named, and nothing is written") {
+  // models/austen with NaN for the embedding of one token.
+  const TempDir model;
+  for (const char* file : {"config.json", "tokenizer.json"}) {
+    fs::copy(kAusten + "/" + file, model / file);
+  }
+  std::string weights = read(kAusten + "/model.safetensors");
+  std::uint64_t header_size = 0;
+  std::memcpy(&header_size, weights.data(), sizeof header_size);
+  const Json header = Json::parse(weights.substr(8, header_size));
+  const Json embed = header["embed.weight"];
+  const auto row_bytes =
+      (embed["data_offsets"][1].get<std::size_t>() - embed["data_offsets"][0].get<std::size_t>()) /
+      embed["shape"][0].get<std::size_t>();
+  const std::size_t nan_id = 300;
+  const std::size_t row =
+      8 + header_size + embed["data_offsets"][0].get<std::size_t>() + nan_id * row_bytes;
+  weights.replace(row, row_bytes, row_bytes, '\xFF');  // NaN in every type
+  model.write("model.safetensors", weights);
+
+  const TempDir in;
+  const TempDir out;
+  const std::string tokens = in.write("t.json", "[[5, 6, 7], [8, 9, 10, 11, 300, 12]]");
+  for (const char* backend : {"simd", "reference"}) {
+    for (const char* chunks : {"100", "2"}) {
+      for (const bool layers : {false, true}) {
+        CAPTURE(backend);
+        CAPTURE(chunks);
+        std::vector<std::string> arguments{"logits", "--model",  model / "", "--tokens",
+                                           tokens,   "--out",    out / "f",  "--backend",
+                                           backend,  "--chunks", chunks};
+        if (layers) arguments.push_back("--layers");
+        check_fails(ds4_program(arguments), 1,
+                    std::string(layers ? "layers.1.0" : "logits.1") +
+                        ": token 4: expected finite numbers, found NaN in " +
+                        (layers ? "768 of 768" : "2048 of 2048") + " values");
+        CHECK(out.is_empty());
+      }
+    }
+  }
+
+  // A text that holds the token, behind others.
+  const Json text = Json::parse(
+      ds4_program({"detokenize", "--tokenizer", model / ""}, "[[35, 36, 300, 35, 36, 35]]").out);
+  const std::string file = in.write("text", text[0].get<std::string>());
+  const Json ids =
+      Json::parse(ds4_program({"tokenize", "--tokenizer", model / ""}, text.dump()).out)[0];
+  const auto at = static_cast<std::size_t>(std::ranges::find(ids, Json(300)) - ids.begin());
+  REQUIRE(at + 1 < ids.size());
+  for (const char* context : {"100", "2"}) {
+    check_fails(ds4_program({"perplexity", "--model", model / "", "--text-file", file, "--context",
+                             context}),
+                1,
+                "logits: token " + std::to_string(at) +
+                    ": expected finite numbers, found NaN in 2048 of 2048 values");
+  }
 }
 
 /// What `ds4 perplexity` prints.
