@@ -59,7 +59,7 @@ class Read {
   static constexpr std::size_t kBytes = std::size_t{1} << 30;
   static constexpr std::size_t kPiece = std::size_t{1} << 27;
 
-  simd::Team team_{threads};
+  simd::Team team_{{.threads = threads}};
   simd::WeightPool pool_;  // huge pages, as the weights are on
   std::byte* pieces_[kBytes / kPiece];
 };
@@ -84,7 +84,7 @@ class Multiply {
   }
 
  private:
-  simd::Team team_{threads};
+  simd::Team team_{{.threads = threads}};
   bool bf16_;
 };
 

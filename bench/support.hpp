@@ -30,7 +30,7 @@ using Plain = Reference<float>;
 inline constexpr std::size_t kDecode = 1;
 inline constexpr std::size_t kPrefill = 256;
 
-/// Threads of the SIMD backend; 0 is one per processor.
+/// Threads of the SIMD backend; 0: usable_processors().
 inline std::size_t threads = 0;
 
 template <class B>

@@ -3,5 +3,6 @@
 #include <ds4/checkpoint/convert_definitions.hpp>
 #include <ds4/checkpoint/safetensors_definitions.hpp>
 #include <ds4/config/config_json_definitions.hpp>
+#include <ds4/core/processors_definitions.hpp>
 #include <ds4/kernels/reference/linear_definitions.hpp>
 #include <ds4/text/tokenizer_definitions.hpp>

@@ -13,7 +13,7 @@ set(ds4_type_kokkos "ds4::KokkosBackend<>")
 
 # What their targets link beside the library.
 set(ds4_links_reference "")
-set(ds4_links_simd Xsimd::Xsimd $<TARGET_NAME_IF_EXISTS:OpenMP::OpenMP_CXX>)
+set(ds4_links_simd Xsimd::Xsimd)
 set(ds4_links_kokkos Kokkos::kokkos)
 
 # ds4_find_NAME(), where that has to be found: sets `missing` to words that say what to do.
@@ -24,7 +24,6 @@ macro(ds4_find_simd)
       set(missing "xsimd 8.1 or later (Debian's libxsimd-dev, or say where it is: -DXsimd_ROOT=<folder>)")
     endif()
   endif()
-  find_package(OpenMP QUIET COMPONENTS CXX)  # without it one thread computes
 endmacro()
 macro(ds4_find_kokkos)
   if(NOT TARGET Kokkos::kokkos)

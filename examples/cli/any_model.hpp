@@ -112,6 +112,7 @@ class AnyModel {
 /// What a backend is told when it is made.
 struct BackendOptions {
   std::size_t threads = 1;
+  bool pin = false;    ///< each thread stays on one processor
   bool exact = false;  ///< activations and state rows in float32 throughout
   std::optional<std::size_t> memory_budget = {};  ///< bytes of weights to keep in memory
 };

@@ -15,6 +15,7 @@ struct BackendTraits<Simd> {
   static constexpr std::string_view kName = "simd";
   static Simd make(const BackendOptions& options) {
     return Simd({.threads = options.threads,
+                 .pin = options.pin,
                  .exact = options.exact,
                  .memory_budget = options.memory_budget,
                  .kernels = &simd::chosen_kernels()});

@@ -37,7 +37,8 @@ void on_parts(simd::Team& team, std::byte* memory, F&& f) {
 
 }  // namespace
 
-ReadLimit::ReadLimit(std::size_t threads) : team_(threads), memory_(simd::allocate_block(kBytes)) {
+ReadLimit::ReadLimit(std::size_t threads)
+    : team_({.threads = threads}), memory_(simd::allocate_block(kBytes)) {
   on_parts(team_, memory_.get(),
            [](std::byte* begin, std::size_t bytes) { std::fill_n(begin, bytes, std::byte{1}); });
 }
@@ -55,7 +56,7 @@ double ReadLimit::bytes_per_s() {
 
 double flops_per_s(std::size_t threads, bool bf16) {
   constexpr std::size_t kRounds = 200'000;
-  simd::Team team(threads);
+  simd::Team team({.threads = threads});
   double flops = 0.0;
   const double seconds = best_seconds(5, [&] {
     team.run([&](std::size_t lane, std::size_t lanes) {

@@ -8,7 +8,6 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -39,7 +38,7 @@ void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
   choice.backend = backends.front();
-  choice.threads = std::max(1u, std::thread::hardware_concurrency());
+  choice.threads = default_threads();
 
   const Option model =
       verb.add_option("--model", choice.dir, "Folder of the checkpoint").check(expect_path());
@@ -50,9 +49,14 @@ void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
         const bool known = std::ranges::find(backends, name) != backends.end();
         return known ? "" : "expected one of " + available + ", found " + detail::in_quotes(name);
       });
-  verb.add_option("--threads", choice.threads, "Threads; the reference backend always uses one")
+  verb.add_option(
+          "--threads", choice.threads,
+          "At most so many threads: unless told, one per core that the process may use; the "
+          "reference backend always uses one")
       .capture_default_str()
       .check(expect_count(1, kMostThreads));
+  verb.add_flag("--pin", choice.pin,
+                "Keep each thread on one processor (simd): for a machine where nothing else runs");
   verb.add_option("--memory-budget", choice.memory_budget,
                   "GB of weights to keep in memory: those that every token reads, then the experts "
                   "used most; the others stay in the files. Unless told, all or none")
@@ -133,8 +137,10 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
       expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  return model.load(dir,
-                    {.threads = choice.threads, .exact = choice.exact, .memory_budget = budget});
+  return model.load(dir, {.threads = choice.threads,
+                          .pin = choice.pin,
+                          .exact = choice.exact,
+                          .memory_budget = budget});
 }
 
 }  // namespace ds4::cli

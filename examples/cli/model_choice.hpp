@@ -1,4 +1,4 @@
-// --model, --backend, --threads, --memory-budget and --exact: which model runs, and how.
+// --model, --backend, --threads, --pin, --memory-budget and --exact: which model runs, and how.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,7 @@ struct ModelChoice {
   std::string dir;      ///< empty: the model that comes with ds4
   std::string backend;  ///< one of compiled_models()
   std::size_t threads = 0;
+  bool pin = false;
   std::optional<double> memory_budget = {};  ///< GB of weights
   bool exact = false;
   bool deterministic = true;

@@ -1,6 +1,7 @@
 #include "cli/options.hpp"
 
 #include <charconv>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -8,8 +9,14 @@
 #include <utility>
 
 #include <ds4/core/messages.hpp>
+#include <ds4/core/processors.hpp>
 
 namespace ds4::cli {
+
+std::size_t default_threads() {
+  static const std::size_t threads = usable_processors();
+  return threads;
+}
 
 template <class T>
 Check expect(std::string what, std::function<bool(T)> holds) {

@@ -1,6 +1,7 @@
 // Checks of option values.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -22,6 +23,9 @@ Check expect_count(std::int32_t least,
 
 /// What --threads accepts: more than any machine has, and not more than a process can start.
 inline constexpr std::int32_t kMostThreads = 1024;
+
+/// Threads unless told: ds4::usable_processors(), found out once.
+std::size_t default_threads();
 
 Check expect_seed();
 

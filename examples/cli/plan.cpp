@@ -1,12 +1,10 @@
 // ds4 plan: what a configuration takes, before anything is downloaded or loaded.
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include <ds4/config/config_values.hpp>
@@ -126,7 +124,7 @@ void print_plan(const PlanVerbOptions& options) {
 
 void add_options(Verb& verb) {
   auto options = std::make_shared<PlanVerbOptions>();
-  options->plan.threads = std::max(1u, std::thread::hardware_concurrency());
+  options->plan.threads = default_threads();
   verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
       .required()
       .check(expect_path());

@@ -1,9 +1,7 @@
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
@@ -33,7 +31,7 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
 
 void add_training_backend_options(Verb& verb, std::string& backend, std::size_t& threads) {
   backend = "simd";
-  threads = std::max(1u, std::thread::hardware_concurrency());
+  threads = default_threads();
   verb.add_option("--backend", backend, "How to compute: simd, reference")
       .capture_default_str()
       .one_of({"simd", "reference"});

@@ -121,13 +121,17 @@ TEST_CASE_TEMPLATE("simd: one result for any chunks, threads, neighbours and pla
       CHECK(feed(mapped, setup.ids, chunks) == expected);
       // Some weights in memory, and copies of some experts.
       for (const std::size_t budget : Sizes{20'000, 300'000, 500'000, 700'000}) {
-        auto partly =
-            setup.load({.threads = 2, .exact = exact, .memory_budget = budget, .kernels = kernels});
+        auto partly = setup.load({.threads = 2,
+                                  .adapts = false,
+                                  .exact = exact,
+                                  .memory_budget = budget,
+                                  .kernels = kernels});
         CHECK(feed(partly, setup.ids, chunks) == expected);
         CHECK(feed(partly, setup.ids, singles) == expected);
       }
       for (const std::size_t threads : Sizes{2, 5}) {
-        auto threaded = setup.load({.threads = threads, .exact = exact, .kernels = kernels});
+        auto threaded =
+            setup.load({.threads = threads, .adapts = false, .exact = exact, .kernels = kernels});
         CHECK(feed(threaded, setup.ids, chunks) == expected);
       }
 

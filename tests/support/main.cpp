@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include <Eigen/Core>
 #include <doctest/doctest.h>
 
 #include <ds4/kernels/simd.hpp>
@@ -36,7 +35,5 @@ int main(int argc, char** argv) {
     print_instruction_sets();
     return 0;
   }
-  // Threads of Eigen's products spin for each other, which takes minutes where tests share cores.
-  Eigen::setNbThreads(1);
   return doctest::Context(argc, argv).run();
 }

@@ -25,7 +25,13 @@ namespace ds4::inline v0_1 {
 
 /// Settings of the SIMD backend.
 struct SimdOptions {
-  std::size_t threads = 0;  ///< 0: one per processor
+  std::size_t threads = 0;  ///< at most; 0: usable_processors()
+  /// Fewer threads run a pass while other programs want the processors; see simd::TeamSize.
+  bool adapts = true;
+  /// Each thread stays on a processor while it computes. This is faster where nothing else runs on
+  /// them, and slower where something does, as another program that pins its threads: a process
+  /// cannot know that it is alone.
+  bool pin = false;
   /// Activations and state rows in float32 throughout. Otherwise, where weights are stored in less
   /// than float32, state rows are BF16, and the activations of BF16 matrices are rounded to BF16
   /// where the machine multiplies BF16.
@@ -78,10 +84,12 @@ class Simd : public simd::Lane,
 
   /// Starts the team of threads.
   explicit Simd(const SimdOptions& options = {})
-      : Lane(*options.kernels, options.exact, options.threads),
+      : Lane(*options.kernels, options.exact,
+             {.threads = options.threads, .adapts = options.adapts, .pin = options.pin}),
         WeightBinding(options.memory_budget) {}
 
-  /// Calls f(lane) on every thread of the team.
+  /// Calls f(lane) on the threads of the team: on all of them, or on fewer while other programs
+  /// want the processors.
   template <class F>
   void run(F&& f) {
     note_waits();

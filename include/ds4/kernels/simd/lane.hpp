@@ -16,11 +16,11 @@ namespace ds4::inline v0_1::simd {
 /// calls. A copy belongs to the same team.
 class Lane {
  public:
-  /// The only lane, as it is outside of a pass. Starts the team; 0 threads: one per processor.
-  Lane(const Kernels& kernels, bool exact, std::size_t threads)
+  /// The only lane, as it is outside of a pass. Makes the team.
+  Lane(const Kernels& kernels, bool exact, const TeamOptions& team)
       : kernels_(&kernels),
         exact_(exact),
-        team_(std::make_shared<Team>(threads)),
+        team_(std::make_shared<Team>(team)),
         shared_(team_->shared()),
         own_(team_->own(0)) {}
 

@@ -7,7 +7,7 @@
 #include <span>
 
 #include <ds4/core/tensor.hpp>
-#include <ds4/kernels/simd/team.hpp>
+#include <ds4/kernels/simd/arena.hpp>
 
 namespace ds4::inline v0_1::simd {
 

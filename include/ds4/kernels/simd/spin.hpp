@@ -1,25 +1,43 @@
 // Waiting for another thread without giving the processor away, for a moment.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 
 #include <ds4/core/version.hpp>
 
 namespace ds4::inline v0_1::simd {
 
+/// How a wait ended, and how long it took: nothing if too short to look at the clock.
+struct Spun {
+  bool done;
+  std::chrono::nanoseconds time;
+};
+
 /// Asks `done` again and again for some microseconds, and returns its last answer. Between threads
 /// with a processor each a wait is seldom longer; after it the thread should sleep, so that the one
-/// it waits for gets a processor.
+/// it waits for gets a processor. That costs up to this long when both are woken again, so waiting
+/// longer would lose more than it can gain.
 template <class Done>
-bool spin_until(Done done) {
-  constexpr std::size_t kSpins = 2000;
-  for (std::size_t spins = 0; spins < kSpins; ++spins) {
-    if (done()) return true;
+Spun spin_until(Done done) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::microseconds kLongest(100);
+  constexpr std::size_t kSpins = 64;  // some microseconds
+  const auto spin = [&] {
+    for (std::size_t spins = 0; spins < kSpins; ++spins) {
+      if (done()) return true;
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #endif
+    }
+    return false;
+  };
+  if (spin()) return {true, {}};
+  for (const auto start = Clock::now();;) {
+    const bool met = spin();
+    const auto time = Clock::now() - start;
+    if (met || time >= kLongest) return {met, time};
   }
-  return false;
 }
 
 }  // namespace ds4::inline v0_1::simd

@@ -20,7 +20,7 @@ namespace ds4::inline v0_1 {
 
 /// Settings of the kernels for training.
 struct SimdTrainingOptions {
-  std::size_t threads = 0;  ///< 0: one per processor
+  std::size_t threads = 0;  ///< 0: usable_processors()
   /// The instruction set; the one that this translation unit is compiled for, unless a program
   /// chooses another at run time.
   const simd::TrainingKernels* kernels = &simd::training_kernels<simd::Native>();

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include <ds4/kernels/simd/spin.hpp>
+#include <ds4/kernels/simd/sleep.hpp>
 
 namespace ds4::inline v0_1::simd::training {
 
@@ -22,7 +22,7 @@ class Helpers {
   Helpers& operator=(const Helpers&) = delete;
   ~Helpers() {
     stops_.store(true, std::memory_order_relaxed);
-    announce();
+    round_.increase();
     for (std::thread& thread : threads_) thread.join();
   }
 
@@ -37,32 +37,26 @@ class Helpers {
     call_ = [](void* all, std::size_t lane) { (*static_cast<Work*>(all))(lane); };
     work_ = &work;
     gate_.store(kOpen, std::memory_order_release);
-    announce();
+    round_.increase();
     work(0);
     gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
-    const auto empty = [this] { return gate_.load(std::memory_order_acquire) == 0; };
-    if (spin_until(empty)) return;
-    while (const std::uint32_t inside = gate_.load(std::memory_order_acquire)) {
-      gate_.wait(inside, std::memory_order_acquire);
+    for (;;) {
+      const std::uint32_t before = empty_.load();
+      if (gate_.load(std::memory_order_acquire) == 0) return;
+      empty_.wait_while(before);
     }
   }
 
  private:
-  void announce() {
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-  }
-
   void help(std::size_t lane) {
     std::uint32_t seen = 0;
     for (;;) {
-      const auto is_new = [&] { return round_.load(std::memory_order_acquire) != seen; };
-      if (!spin_until(is_new)) round_.wait(seen, std::memory_order_acquire);
-      seen = round_.load(std::memory_order_acquire);
+      round_.wait_while(seen);
+      seen = round_.load();
       if (stops_.load(std::memory_order_relaxed)) return;
       if (!enter()) continue;
       call_(work_, lane);
-      if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) gate_.notify_one();
+      if (gate_.fetch_sub(1, std::memory_order_acq_rel) == 1) empty_.increase();
     }
   }
 
@@ -79,8 +73,9 @@ class Helpers {
   }
 
   static constexpr std::uint32_t kOpen = 1U << 31U;
-  alignas(64) std::atomic<std::uint32_t> round_{0};  // works so far
-  alignas(64) std::atomic<std::uint32_t> gate_{0};   // kOpen, and the helpers inside
+  WaitedFor round_;                                 // works so far
+  alignas(64) std::atomic<std::uint32_t> gate_{0};  // kOpen, and the helpers inside
+  WaitedFor empty_;                                 // times that the last helper left a shut gate
   void (*call_)(void*, std::size_t) = nullptr;
   void* work_ = nullptr;
   std::atomic<bool> stops_{false};

@@ -5,8 +5,9 @@
 #include <cstddef>
 #include <memory>
 
+#include <ds4/core/processors.hpp>
+#include <ds4/kernels/simd/arena.hpp>
 #include <ds4/kernels/simd/memory.hpp>
-#include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/training/helpers.hpp>
 
 namespace ds4::inline v0_1::simd::training {
@@ -15,9 +16,9 @@ namespace ds4::inline v0_1::simd::training {
 /// must not depend on it.
 class Workers {
  public:
-  /// 0 threads: one per processor that the process may use.
+  /// 0 threads: usable_processors().
   explicit Workers(std::size_t threads)
-      : threads_(threads == 0 ? Team::processors() : threads),
+      : threads_(threads == 0 ? usable_processors() : threads),
         lanes_(std::make_unique<Lane[]>(threads_)),
         helpers_(threads_ - 1) {}
 

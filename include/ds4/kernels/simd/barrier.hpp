@@ -1,0 +1,55 @@
+// Where the threads of a team wait for each other.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include <ds4/kernels/simd/sleep.hpp>
+#include <ds4/kernels/simd/spin.hpp>
+
+namespace ds4::inline v0_1::simd {
+
+/// Where the lanes of a team meet. Waiting spins for a moment: with a core per lane it costs a
+/// fraction of a microsecond. Then it sleeps, so that lanes without a core of their own get one.
+class Barrier {
+ public:
+  /// Before lanes meet: how many there are.
+  void reset(std::size_t lanes) {
+    lanes_ = lanes;
+    spun_.store(0, std::memory_order_relaxed);
+    slept_.store(false, std::memory_order_relaxed);
+  }
+
+  /// Returns when all lanes have called it.
+  void wait() {
+    const std::uint32_t round = round_.load();
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == lanes_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.increase();
+      return;
+    }
+    const Spun spun = round_.wait_while(round);
+    if (spun.time.count() > 0) spun_.fetch_add(spun.time.count(), std::memory_order_relaxed);
+    if (!spun.done) slept_.store(true, std::memory_order_relaxed);
+  }
+
+  ///@{
+  /// Since the lanes were counted: the time that all of them spent in long spins, and whether one
+  /// had to sleep.
+  std::chrono::nanoseconds spun() const {
+    return std::chrono::nanoseconds(spun_.load(std::memory_order_relaxed));
+  }
+  bool slept() const { return slept_.load(std::memory_order_relaxed); }
+  ///@}
+
+ private:
+  alignas(64) std::atomic<std::size_t> arrived_{0};
+  WaitedFor round_;
+  alignas(64) std::atomic<std::chrono::nanoseconds::rep> spun_{0};
+  std::atomic<bool> slept_{false};
+  std::size_t lanes_ = 1;
+};
+
+}  // namespace ds4::inline v0_1::simd
