@@ -54,7 +54,7 @@ class TeamSize {
       if (quiet_ <= 0.0) try_another();
     } else {
       const bool better = rate > least_gain() * best_rate_;
-      pause_ = better ? kFirstPause : std::min(2.0 * pause_, kLongestPause);
+      pause_ = better ? kFirstPause : std::min(4.0 * pause_, kLongestPause);
       quiet_ = std::max(pause_, kPausePerTrial * seconds_);
       if (better) best_ = tried_;
       tried_ = best_;
@@ -66,7 +66,7 @@ class TeamSize {
  private:
   // Turns of the scheduler are some milliseconds; a trial that fails costs about its time.
   static constexpr double kLook = 0.015;
-  static constexpr double kFirstPause = 0.03;
+  static constexpr double kFirstPause = 0.05;
   static constexpr double kLongestPause = 1.0;
   static constexpr double kPausePerTrial = 20.0;
   static constexpr double kGain = 1.05;
