@@ -11,11 +11,13 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
@@ -130,6 +132,33 @@ std::string course_of(const TrainOptions& o) {
   return text;
 }
 
+/// The items of "name value, name value, ..." in which the first list differs from the second; all
+/// of the first where they are not as long as each other.
+std::string differing(std::string_view list, std::string_view other) {
+  const auto items = [](std::string_view text) {
+    std::vector<std::string_view> parts;
+    for (std::size_t end = 0; (end = text.find(", ")) != text.npos; text.remove_prefix(end + 2)) {
+      parts.push_back(text.substr(0, end));
+    }
+    parts.push_back(text);
+    return parts;
+  };
+  const auto own = items(list);
+  const auto others = items(other);
+  if (own.size() != others.size()) return std::string(list);
+  std::string text;
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (own[i] != others[i]) text.append(text.empty() ? "" : ", ").append(own[i]);
+  }
+  return text;
+}
+
+/// How far a run goes, as it is asked for.
+std::string length_of(const TrainOptions& o) {
+  return o.steps > 0 ? "--steps " + std::to_string(o.steps)
+                     : "--minutes " + detail::field_text(o.minutes);
+}
+
 void write_file(const fs::path& path, std::string_view text) {
   NewFile file(path);
   write_whole(file, text);
@@ -142,6 +171,9 @@ class Run {
   void train();
 
  private:
+  using Metadata = std::map<std::string, std::string>;
+  using Notes = std::vector<std::string>;
+
   bool is_done() const {
     return options_.steps > 0 ? trainer_->optimizer().steps() >= options_.steps
                               : seconds() >= 60.0 * options_.minutes;
@@ -162,6 +194,8 @@ class Run {
   }
   double speed() const { return tokens() / std::max(rows_.back().seconds, 1e-9); }
   void resume();
+  void check_origin(const Metadata& found, Notes& notes) const;
+  void check_length(const std::string& earlier, Notes& notes) const;
   void save() const;
   void show(const LossRow& row) const;
   void report_validation(const LossRow& row) const;
@@ -172,6 +206,7 @@ class Run {
   TrainOptions options_;
   ConfigValues config_;
   Texts texts_;
+  Metadata origin_;  // what the state says of the run beside its numbers
   std::unique_ptr<AnyTrainable> model_;
   std::optional<Trainer<AnyTrainable>> trainer_;
   std::vector<LossRow> rows_;
@@ -206,6 +241,12 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   settings.recompute = kRecompute.at(options_.recompute);
   if (!options_.trains_indexer) settings.indexer_weight = 0.0;
   if (options_.init.empty()) initialise(model_->weights(), settings.seed);
+  origin_ = {{"course", course_of(options_)},
+             {"training_text", text_fingerprint(texts_.training)},
+             {"validation_text", text_fingerprint(texts_.validation)},
+             {"length", length_of(options_)},
+             {"rounding", "backend " + options_.backend + ", sequences per pass " +
+                              std::to_string(settings.sequences_per_pass)}};
   trainer_.emplace(*model_, std::move(texts_.training), settings);
   if (options_.resume) resume();
 
@@ -217,15 +258,72 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   if (!fs::equivalent(file, copy, error)) write_file(copy, read_file(file.string()));
 }
 
-void Run::resume() {
-  const auto metadata = load_training_state(state_file(), model_->weights(), trainer_->optimizer());
-  const auto course = metadata.find("course");
-  const std::string found = course == metadata.end() ? "" : course->second;
-  if (found != course_of(options_)) {
-    throw Error(
-        detail::printable_path(state_file()),
-        "found a run with " + detail::printable(found) + ", expected " + course_of(options_));
+/// Whether this is the run that left a state with these entries; what changes it is an error, what
+/// only changes its rounding a note.
+void Run::check_origin(const Metadata& found, Notes& notes) const {
+  const std::string where = detail::printable_path(state_file());
+  const auto saved = [&](const std::string& key) {
+    const auto entry = found.find(key);
+    return entry == found.end() ? std::string() : entry->second;
+  };
+  const std::string course = saved("course");
+  if (const std::string& own = origin_.at("course"); course != own) {
+    throw Error(where, "found a run with " + detail::printable(differing(course, own)) +
+                           ", expected " + differing(own, course));
   }
+  const fs::path config = fs::path(options_.out) / "config.json";
+  if (const auto differences = compare(read_config(config), config_); !differences.empty()) {
+    const FieldDifference& first = differences.front();
+    throw Error(detail::printable_path(config), "found a run with " + first.field + " " +
+                                                    first.found + ", expected " + first.expected);
+  }
+  for (const std::string text : {"training", "validation"}) {
+    const std::string& own = origin_.at(text + "_text");
+    const std::string other = saved(text + "_text");
+    if (other.empty()) {  // of a version before they were saved: nothing else is missing
+      notes.push_back("found no fingerprint of its " + text +
+                      " text, which is taken to be this one, " + own);
+    } else if (other != own) {
+      throw Error(where, "found a run with a " + text + " text of " + detail::printable(other) +
+                             ", expected this one, " + own);
+    }
+  }
+  const std::string& own = origin_.at("rounding");
+  if (const std::string other = saved("rounding"); !other.empty() && other != own) {
+    notes.push_back("found a run with " + differing(other, own) +
+                    "; it goes on, but not bit for bit, with " + differing(own, other));
+  }
+}
+
+/// Whether the run, which was to be as long as `earlier` says, is not longer than asked for
+/// already.
+void Run::check_length(const std::string& earlier, Notes& notes) const {
+  const std::size_t steps = trainer_->optimizer().steps();
+  const double minutes = seconds_before_ / 60.0;
+  const std::string& own = origin_.at("length");
+  // The last step of a run of minutes ends behind them: no reason to refuse the same again.
+  const bool is_passed =
+      options_.steps > 0 ? options_.steps < steps : options_.minutes < minutes && own != earlier;
+  if (is_passed) {
+    const auto text = [](double value) { return detail::field_text(value); };
+    throw Error(options_.steps > 0 ? "--steps" : "--minutes",
+                options_.steps > 0
+                    ? "found " + std::to_string(options_.steps) + ", expected at least the " +
+                          std::to_string(steps) + " that the run in --out has made"
+                    : "found " + text(options_.minutes) + ", expected more than the " +
+                          text(minutes) + " that the run in --out has taken");
+  }
+  if (!earlier.empty() && earlier != own) {
+    notes.push_back("found a run of " + detail::printable(earlier) + "; from step " +
+                    std::to_string(steps + 1) + " on its schedule is that of " + own);
+  }
+}
+
+void Run::resume() {
+  Notes notes;
+  check_origin(Safetensors(state_file()).metadata(), notes);
+  const Metadata metadata =
+      load_training_state(state_file(), model_->weights(), trainer_->optimizer());
   rows_ = from_csv(detail::printable_path(csv_file()), read_file(csv_file().string()));
   const std::size_t steps = trainer_->optimizer().steps();
   if (rows_.size() < steps) {
@@ -235,6 +333,11 @@ void Run::resume() {
   }
   rows_.resize(steps);
   if (!rows_.empty()) seconds_before_ = rows_.back().seconds;
+  const auto earlier = metadata.find("length");
+  check_length(earlier == metadata.end() ? "" : earlier->second, notes);
+  for (const std::string& note : notes) {
+    complain("ds4: " + detail::printable_path(state_file()) + ": " + note);
+  }
 }
 
 void Run::save() const {
@@ -242,8 +345,7 @@ void Run::save() const {
   write_file(csv_file(), to_csv(rows_));
   write_file(out / "loss.svg", loss_curve(rows_, config_.name + ", trained by ds4"));
   save_model(out, config_, model_->weights());
-  save_training_state(state_file(), model_->weights(), trainer_->optimizer(),
-                      {{"course", course_of(options_)}});
+  save_training_state(state_file(), model_->weights(), trainer_->optimizer(), origin_);
 }
 
 void Run::show(const LossRow& row) const {
@@ -278,6 +380,11 @@ void Run::report_validation(const LossRow& row) const {
 void Run::train() {
   catch_interrupts();
   start_ = Clock::now();
+  if (is_done()) {
+    print("found nothing to do: step " + std::to_string(trainer_->optimizer().steps()) +
+          " of the run in --out is its last\n");
+    return;
+  }
   Clock::time_point saved = start_;
   while (!is_done() && !interrupted()) {
     LossRow row;

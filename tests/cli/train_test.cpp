@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -104,8 +106,119 @@ TEST_CASE("program: train leaves a checkpoint that other verbs read, a table and
   // A second run there would overwrite it.
   check_fails(ds4_program(train({"--steps", "4", "--out", out})), 1,
               "found a run there, expected --resume or another --out");
-  check_fails(ds4_program(train({"--steps", "6", "--out", out, "--resume"})), 1,
-              "training_state.safetensors: found a run with");  // of another learning rate
+}
+
+TEST_CASE("program: train --resume says what would change the run, and leaves it as it is") {
+  const TempDir dir;
+  const std::string out = dir / "out";
+  const std::string text = read(kText);
+  const std::string half = dir.write("half.txt", text.substr(0, text.size() / 2));
+  const std::string rest = dir.write("rest.txt", text.substr(text.size() / 2));
+  const std::string longer = dir.write("longer.txt", text.substr(text.size() / 2) + " The end.");
+  // A run in `out` of these texts, with options that take the place of the run's own.
+  const auto run = [&](const std::vector<std::string>& texts, std::vector<std::string> more) {
+    std::vector<std::string> arguments{"train", kAusten, "--text"};
+    arguments.insert(arguments.end(), texts.begin(), texts.end());
+    arguments.insert(arguments.end(), {"--tokenizer", kAusten, "--batch", "1", "--out", out});
+    const auto has = [&](const std::string& option) {
+      return std::ranges::find(more, option) != more.end();
+    };
+    if (!has("--context")) more.insert(more.end(), {"--context", "16"});
+    if (!has("--learning-rate")) more.insert(more.end(), {"--learning-rate", "0.003"});
+    if (!has("--steps") && !has("--minutes")) more.insert(more.end(), {"--steps", "4"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return ds4_program(arguments);
+  };
+  const Result first = run({half, rest}, {});
+  INFO(first.err);
+  REQUIRE(first.code == 0);
+  const auto files = [&] {
+    std::vector<std::string> contents;
+    for (const char* name : {"training_state.safetensors", "model.safetensors", "config.json",
+                             "loss.csv", "loss.svg", "tokenizer.json"}) {
+      contents.push_back(read(out + "/" + name));
+    }
+    return contents;
+  };
+  auto before = files();
+  const auto fails = [&](const std::vector<std::string>& texts, std::vector<std::string> more,
+                         const std::string& part) {
+    more.emplace_back("--resume");
+    check_fails(run(texts, more), 1, part);
+    CHECK(files() == before);
+  };
+  fails({half, rest}, {"--steps", "3"},
+        "--steps: found 3, expected at least the 4 that the run in --out has made");
+  fails({half, rest}, {"--clip", "2"},
+        "training_state.safetensors: found a run with clip 1, expected clip 2");
+  fails(
+      {half, rest}, {"--learning-rate", "0.001", "--context", "17"},
+      "found a run with context 16, learning rate 0.003, expected context 17, learning rate 0.001");
+  fails({half, rest}, {"--optimizer", "adamw"},
+        "found a run with optimizer muon, expected optimizer adamw");
+  for (const std::vector<std::string>& texts : {std::vector{rest, half}, {half, longer}, {half}}) {
+    fails(texts, {}, "training_state.safetensors: found a run with a training text of ");
+  }
+  fails({half, rest}, {"--validation", half}, "found a run with a training text of ");
+
+  // The same contents under other names, cut into the same documents, are the same texts.
+  const std::string copy = dir.write("copy.txt", read(half));
+  const Result same = run({copy, rest}, {"--resume"});
+  INFO(same.err);
+  CHECK(same.code == 0);
+  CHECK(same.err.empty());
+  CHECK(contains(same.out, "found nothing to do: step 4 of the run in --out is its last"));
+  CHECK(files() == before);
+
+  // What changes no more than the schedule or the rounding is said.
+  const Result on = run({half, rest}, {"--resume", "--steps", "5", "--sequences-per-pass", "1"});
+  CHECK(on.code == 0);
+  CHECK(contains(on.err,
+                 "found a run of --steps 4; from step 5 on its schedule is that of "
+                 "--steps 5\n"));
+  CHECK(contains(on.err,
+                 "found a run with sequences per pass 0; it goes on, but not bit for bit, "
+                 "with sequences per pass 1\n"));
+
+  // As after ten minutes, and of a configuration that differs in what no shape shows.
+  before = files();
+  std::string csv = read(out + "/loss.csv");
+  const std::size_t seconds = csv.find(',', csv.find(',', csv.rfind("\n5,") + 1) + 1) + 1;
+  dir.write("out/loss.csv", csv.replace(seconds, csv.find(',', seconds) - seconds, "600"));
+  before = files();
+  fails({half, rest}, {"--minutes", "0.5"},
+        "--minutes: found 0.5, expected more than the 10 that the run in --out has taken");
+  auto config = nlohmann::json::parse(read(out + "/config.json"));
+  config["swiglu_limit"] = 9.5;
+  dir.write("out/config.json", config.dump());
+  before = files();
+  fails({half, rest}, {"--steps", "6"},
+        "out/config.json: found a run with swiglu_limit 9.5, expected ");
+}
+
+TEST_CASE("program: train --resume goes on with a state that says nothing of its texts") {
+  const TempDir dir;
+  const std::string out = dir / "out";
+  REQUIRE(ds4_program(train({"--steps", "2", "--out", out})).code == 0);
+  const std::string state = read(out + "/training_state.safetensors");
+  std::uint64_t size = 0;
+  std::memcpy(&size, state.data(), sizeof size);
+  auto header = nlohmann::json::parse(state.substr(sizeof size, size));
+  for (const char* key : {"training_text", "validation_text", "length", "rounding"}) {
+    REQUIRE(header["__metadata__"].erase(key) == 1);
+  }
+  std::string text = header.dump();
+  REQUIRE(text.size() <= size);
+  text.resize(size, ' ');
+  dir.write("out/training_state.safetensors",
+            state.substr(0, sizeof size) + text + state.substr(sizeof size + size));
+  const Result on = ds4_program(train({"--steps", "3", "--out", out, "--resume"}));
+  CHECK(on.code == 0);
+  CHECK(contains(on.err, "found no fingerprint of its training text, which is taken to be this"));
+  CHECK(contains(on.err, "found no fingerprint of its validation text, which is taken to be this"));
+  CHECK(std::ranges::count(on.err, '\n') == 2);
+  CHECK(ds4_program(train({"--steps", "4", "--out", out, "--resume"})).err.find("fingerprint") ==
+        std::string::npos);
 }
 
 TEST_CASE("program: train --resume goes on bit for bit, also after Ctrl-C") {

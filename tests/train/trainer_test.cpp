@@ -370,6 +370,22 @@ TEST_CASE("windows: every token is read about once an epoch, in an order that th
                        ds4::Error);
 }
 
+TEST_CASE("every token and its place are in a text's fingerprint") {
+  const std::vector<std::int32_t> ids{1, 2, 300, 70000};
+  CHECK(ds4::text_fingerprint(ids) == "4 tokens, fingerprint b0ac8586eef7bfe3");
+  CHECK(ds4::text_fingerprint({}) == "0 tokens, fingerprint cbf29ce484222325");
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    for (unsigned bit = 0; bit < 31; ++bit) {
+      auto other = ids;
+      other[i] ^= std::int32_t{1} << bit;
+      CHECK(ds4::text_fingerprint(other) != ds4::text_fingerprint(ids));
+    }
+    auto other = ids;
+    std::swap(other[i], other[(i + 1) % ids.size()]);
+    CHECK(ds4::text_fingerprint(other) != ds4::text_fingerprint(ids));
+  }
+}
+
 TEST_CASE("learning rates rise on a line, and fall as they are told") {
   ds4::LearningRate rate{
       .peak = 2.0, .warmup_steps = 4, .decay = ds4::Decay::linear, .final_share = 0.25};

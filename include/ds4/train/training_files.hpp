@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -44,6 +45,21 @@ std::vector<std::byte> stored_values(std::span<const T> values, DType dtype) {
 }
 
 }  // namespace detail
+
+/// What two texts are told apart by, as text: their number of tokens, and 64 bits that every one of
+/// them and their order decide (FNV-1a of the ids' bytes, least significant first). It is of
+/// tokens, what a run learns from: where files lie does not matter, which tokenizer read them does.
+inline std::string text_fingerprint(std::span<const std::int32_t> tokens) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const std::int32_t token : tokens) {
+    for (unsigned shift = 0; shift < 32; shift += 8) {
+      hash = (hash ^ (static_cast<std::uint32_t>(token) >> shift & 0xffu)) * 0x100000001b3u;
+    }
+  }
+  char digits[17];
+  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
+  return std::to_string(tokens.size()) + " tokens, fingerprint " + digits;
+}
 
 /// Makes a folder if it is missing. Throws ds4::Error if it cannot.
 inline void make_folder(const std::filesystem::path& dir) {
