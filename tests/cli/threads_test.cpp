@@ -11,8 +11,8 @@
 
 namespace {
 
-using ds4::test::contains;
-using ds4::test::ds4_program;
+using ds4::test::program::contains;
+using ds4::test::program::ds4_program;
 
 std::string default_threads() {
   return "--threads UINT=" + std::to_string(ds4::usable_processors()) + " ";
