@@ -36,27 +36,88 @@ struct LogitsOptions {
   std::string chunks;
   bool layers = false;
   bool mtp = false;
+  std::string draft_at;
 };
 
-/// The tensors of the file: of each sequence its logits and, if wanted, its layers' outputs and the
-/// logits of the multi-token-prediction layer.
-std::vector<TensorSpec> specify(const std::vector<std::vector<std::int32_t>>& sequences,
-                                const ConfigValues& config, bool layers, bool mtp) {
-  std::vector<TensorSpec> tensors;
+/// What is wanted of the drafter: nothing, the logits of a multi-token-prediction layer, or those
+/// of DSpark's blocks behind so many tokens, ascending.
+struct DraftsWanted {
+  DrafterKind kind = DrafterKind::none;
+  std::vector<std::size_t> at;
+};
+
+/// The tensors of the file, and which is the first of each sequence.
+struct Tensors {
+  std::vector<TensorSpec> specs;
+  std::vector<std::size_t> first;
+};
+
+/// Of each sequence its logits and, if wanted, its layers' outputs and the drafter's logits.
+Tensors specify(const std::vector<std::vector<std::int32_t>>& sequences, const ConfigValues& config,
+                bool layers, const DraftsWanted& drafts) {
+  Tensors all;
+  std::vector<TensorSpec>& tensors = all.specs;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::size_t S = sequences[i].size();
+    all.first.push_back(tensors.size());
     tensors.push_back({"logits." + std::to_string(i), DType::f32, {S, config.vocab_size}});
     for (std::size_t l = 0; layers && l < config.num_hidden_layers; ++l) {
       tensors.push_back({"layers." + std::to_string(i) + "." + std::to_string(l),
                          DType::f32,
                          {S, config.hc_mult, config.hidden_size}});
     }
-    if (mtp) {
+    if (drafts.kind == DrafterKind::mtp) {
       tensors.push_back(
           {"mtp_logits." + std::to_string(i), DType::f32, {S - 1, config.vocab_size}});
     }
+    for (const std::size_t n : drafts.at) {
+      if (n >= S) continue;
+      tensors.push_back({"draft_logits." + std::to_string(i) + "." + std::to_string(n),
+                         DType::f32,
+                         {config.dspark_block_size, config.vocab_size}});
+    }
   }
-  return tensors;
+  return all;
+}
+
+/// Throws ds4::Error if the checkpoint's drafter is not one that the options are for, or a block
+/// would lie behind a token that no sequence has.
+DraftsWanted drafts_wanted(const LogitsOptions& options, const AnyModel& model,
+                           const std::vector<std::vector<std::int32_t>>& sequences) {
+  DraftsWanted wanted;
+  if (!options.mtp) {
+    if (!options.draft_at.empty())
+      throw Error("--draft-at", "expected --mtp beside it, found none");
+    return wanted;
+  }
+  wanted.kind = model.drafter();
+  if (wanted.kind == DrafterKind::none) expect_mtp(model);
+  if (wanted.kind == DrafterKind::mtp) {
+    if (!options.draft_at.empty()) {
+      throw Error("--draft-at", "expected a checkpoint with DSpark, found mtp");
+    }
+    return wanted;
+  }
+  if (options.draft_at.empty()) {
+    throw Error("--mtp", "expected --draft-at with a checkpoint that has DSpark, found none");
+  }
+  wanted.at = *parse_chunks(options.draft_at);
+  std::ranges::sort(wanted.at);
+  wanted.at.erase(std::ranges::unique(wanted.at).begin(), wanted.at.end());
+  std::size_t longest = 0;
+  for (const auto& ids : sequences) longest = std::max(longest, ids.size());
+  if (wanted.at.back() >= longest) {
+    throw Error("--draft-at", "found " + std::to_string(wanted.at.back()) +
+                                  ", expected less than the " + std::to_string(longest) +
+                                  " tokens of the longest sequence");
+  }
+  if (wanted.at.back() + model.config().dspark_block_size >
+      model.config().max_position_embeddings) {
+    throw Error("--draft-at", "found " + std::to_string(wanted.at.back()) +
+                                  ", expected a whole block before max_position_embeddings " +
+                                  std::to_string(model.config().max_position_embeddings));
+  }
+  return wanted;
 }
 
 /// A run of tokens of one sequence in a pass.
@@ -70,10 +131,11 @@ struct Piece {
 constexpr std::size_t kPassTokens = 512;
 
 /// All sequences as one batch: in each round every sequence that is not done yet adds its next
-/// chunk (the last one repeats; all its tokens without --chunks), and a round's chunks fill passes
-/// of up to kPassTokens.
+/// chunk (the last one repeats; all its tokens without --chunks), no chunk goes on behind one of
+/// the `stops`, and a round's chunks fill passes of up to kPassTokens.
 std::vector<std::vector<Piece>> passes(const std::vector<std::vector<std::int32_t>>& sequences,
-                                       const std::vector<std::size_t>& chunks) {
+                                       const std::vector<std::size_t>& chunks,
+                                       const std::vector<std::size_t>& stops) {
   std::vector<std::vector<Piece>> passes;
   std::vector<std::size_t> done(sequences.size(), 0);
   for (std::size_t round = 0;; ++round) {
@@ -83,7 +145,10 @@ std::vector<std::vector<Piece>> passes(const std::vector<std::vector<std::int32_
       const std::size_t left = sequences[i].size() - done[i];
       const std::size_t chunk =
           chunks.empty() ? kPassTokens : chunks[std::min(round, chunks.size() - 1)];
-      const std::size_t count = std::min(chunk, left);
+      std::size_t count = std::min(chunk, left);
+      if (const auto stop = std::ranges::upper_bound(stops, done[i]); stop != stops.end()) {
+        count = std::min(count, *stop - done[i]);
+      }
       if (count == 0) continue;
       if (count > room) {
         passes.emplace_back();
@@ -101,10 +166,8 @@ std::vector<std::vector<Piece>> passes(const std::vector<std::vector<std::int32_
 /// Writes what a pass puts out, each piece's rows to its own sequence's tensors.
 class PassWriter final : public StageObserver<float> {
  public:
-  /// `specs`: all tensors of the file, `tensors` of them of each sequence.
-  PassWriter(SafetensorsWriter& writer, std::span<const TensorSpec> specs,
-             std::span<const Piece> pieces, std::size_t tensors)
-      : writer_(writer), specs_(specs), pieces_(pieces), tensors_(tensors) {
+  PassWriter(SafetensorsWriter& writer, const Tensors& tensors, std::span<const Piece> pieces)
+      : writer_(writer), tensors_(tensors), pieces_(pieces) {
     for (const Piece& piece : pieces) rows_ += piece.count;
   }
 
@@ -112,7 +175,7 @@ class PassWriter final : public StageObserver<float> {
   void write(std::size_t tensor, std::span<const float> values) {
     const std::size_t width = values.size() / rows_;
     for (const Piece& piece : pieces_) {
-      write(piece.sequence * tensors_ + tensor, piece.begin, width,
+      write(tensors_.first[piece.sequence] + tensor, piece.begin, width,
             values.first(piece.count * width));
       values = values.subspan(piece.count * width);
     }
@@ -124,7 +187,7 @@ class PassWriter final : public StageObserver<float> {
     for (std::size_t i = 0; problem_.empty() && i < values.size(); i += width) {
       const std::string found = not_finite(values.subspan(i, width));
       if (found.empty()) continue;
-      where_ = specs_[number].name;
+      where_ = tensors_.specs[number].name;
       problem_ = "token " + std::to_string(begin + i / width) +
                  ": expected finite numbers, found " + found;
     }
@@ -144,9 +207,8 @@ class PassWriter final : public StageObserver<float> {
 
  private:
   SafetensorsWriter& writer_;
-  std::span<const TensorSpec> specs_;
+  const Tensors& tensors_;
   std::span<const Piece> pieces_;
-  std::size_t tensors_;  // of one sequence
   std::size_t rows_ = 0;
   std::string where_;
   std::string problem_;
@@ -156,44 +218,51 @@ void logits(const LogitsOptions& options) {
   const auto sequences = parse_token_lists(options.tokens, read_file(options.tokens));
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   check_token_lists(options.tokens, sequences, model->config());
-  if (options.mtp) expect_mtp(*model);
+  const DraftsWanted drafts = drafts_wanted(options, *model, sequences);
   std::vector<std::size_t> chunks;
   if (!options.chunks.empty()) chunks = *parse_chunks(options.chunks);
 
   catch_interrupts();
-  const auto specs = specify(sequences, model->config(), options.layers, options.mtp);
-  SafetensorsWriter writer(options.out, specs);
+  const Tensors tensors = specify(sequences, model->config(), options.layers, drafts);
+  SafetensorsWriter writer(options.out, tensors.specs);
   const std::size_t longest_pass =
       std::max(kPassTokens, chunks.empty() ? std::size_t{0} : *std::ranges::max_element(chunks));
-  // The streams of a whole pass stay for the extra layer.
-  const std::size_t rollback_limit = options.mtp ? longest_pass : kDefaultRollbackLimit;
+  // The streams of a whole pass stay for a multi-token-prediction layer.
+  const std::size_t rollback_limit =
+      drafts.kind == DrafterKind::mtp ? longest_pass : kDefaultRollbackLimit;
   std::vector<AnyState> states(sequences.size());
   for (AnyState& state : states) {
     state = model->new_state(rollback_limit);
     if (options.mtp) model->keep_drafts(state);
   }
-  const std::size_t mtp_tensor =
+  const std::size_t draft_tensor =
       1 + (options.layers ? model->config().num_hidden_layers : 0);  // of a sequence
-  const std::size_t tensors = mtp_tensor + (options.mtp ? 1 : 0);
   MemoryUse memory;
-  for (const auto& pieces : passes(sequences, chunks)) {
+  for (const auto& pieces : passes(sequences, chunks, drafts.at)) {
     std::vector<AnyModel::Sequence> batch;
     for (const Piece& piece : pieces) {
       const std::span<const std::int32_t> ids = sequences[piece.sequence];
       batch.push_back({&states[piece.sequence], ids.subspan(piece.begin, piece.count)});
     }
-    PassWriter out(writer, specs, pieces, tensors);
+    PassWriter out(writer, tensors, pieces);
     interruptible("logits", [&] {
       out.write(0, model->forward(batch, options.layers ? &out : nullptr, interrupted).values);
     });
-    if (options.mtp) {
-      for (const Piece& piece : pieces) {
+    for (const Piece& piece : pieces) {
+      const std::size_t tensor = tensors.first[piece.sequence] + draft_tensor;
+      const std::size_t end = piece.begin + piece.count;
+      if (drafts.kind == DrafterKind::mtp) {
         const Logits rows = model->mtp_logits(states[piece.sequence]);
         // They are as many as the tokens, but for the sequence's first.
-        out.write(piece.sequence * tensors + mtp_tensor,
-                  piece.begin - std::min<std::size_t>(piece.begin, 1), model->config().vocab_size,
-                  rows.values);
+        out.write(tensor, piece.begin - std::min<std::size_t>(piece.begin, 1),
+                  model->config().vocab_size, rows.values);
       }
+      const auto at = std::ranges::find(drafts.at, end);
+      if (at == drafts.at.end() || end >= sequences[piece.sequence].size()) continue;
+      const Logits rows =
+          model->draft_logits(states[piece.sequence], sequences[piece.sequence][end]);
+      out.write(tensor + static_cast<std::size_t>(at - drafts.at.begin()), 0,
+                model->config().vocab_size, rows.values);
     }
     out.check();
     std::size_t tokens = 0;
@@ -234,7 +303,13 @@ void add_options(Verb& verb) {
                 "Also write layers.{i}.{l} [S, hc_mult, hidden_size], the output of every layer");
   verb.add_flag("--mtp", options->mtp,
                 "Also write mtp_logits.{i} [S-1, vocab_size] of the multi-token-prediction layer: "
-                "row t, which reads token t+1, predicts token t+2");
+                "row t, which reads token t+1, predicts token t+2; of DSpark, draft_logits.{i}.{n} "
+                "[B, vocab_size]: row j predicts token n+1+j, along the likeliest tokens");
+  verb.add_option(
+          "--draft-at", options->draft_at,
+          "Write the draft_logits of DSpark behind n tokens for each of these n, e.g. 1,2,5; "
+          "token n is the anchor. Sequences that do not have it have no such tensor")
+      .check(expect_chunks());
   verb.callback([options] { logits(*options); });
 }
 

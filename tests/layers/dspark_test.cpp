@@ -1,4 +1,6 @@
 // DSpark: golden drafts, and states that drafts leave no trace in.
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -13,6 +15,8 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/config/config.hpp>
+#include <ds4/decode/draft_length.hpp>
+#include <ds4/decode/drafting.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/kernels/simd.hpp>
@@ -35,6 +39,9 @@ using ds4::test::Golden;
 using Dspark = ds4::Model<ds4::models::dspark>;
 using DsparkSimd = ds4::Model<ds4::models::dspark, ds4::Simd>;
 constexpr std::size_t kBlock = ds4::models::dspark::dspark_block_size;
+
+template <class M>
+using BackendOf = std::remove_cvref_t<decltype(std::declval<const M&>().backend())>;
 
 // One thread where there are several: tests run beside each other.
 template <class M>
@@ -94,6 +101,127 @@ TEST_CASE_TEMPLATE("dspark: along given tokens, and after accepted ones", M, Dsp
     const DsparkDraft next = draft_block(model, draft_state, golden.indices(name + ".anchor")[0]);
     ds4::test::check_golden_draft(golden, name, next);
     CHECK(next.ids == golden.indices(name + ".ids"));
+  }
+}
+
+TEST_CASE_TEMPLATE("dspark: golden steps of greedy decoding, and its text without drafts", M,
+                   Dspark, DsparkSimd) {
+  M model = load<M>(true);
+  const Golden golden = golden_dspark();
+  const std::vector<std::int32_t> expected = golden.indices("greedy.ids");
+  const std::vector<std::int32_t> steps = golden.indices("greedy.steps");  // n, anchor, accepted
+  const std::vector<std::int32_t> drafts = golden.indices("greedy.draft");
+  const std::vector<std::int32_t> prompt = golden.indices("greedy.prompt");
+  auto state = drafting_state(model, kBlock);
+  std::int32_t anchor = ds4::argmax(model.prefill(state, prompt).flat());
+  std::vector<std::int32_t> text{anchor};
+  for (std::size_t i = 0; 3 * i < steps.size(); ++i) {
+    CAPTURE(i);
+    REQUIRE(state.position == static_cast<std::size_t>(steps[3 * i]));
+    REQUIRE(anchor == steps[3 * i + 1]);
+    const DsparkDraft made = draft_block(model, state, anchor);
+    CHECK(std::ranges::equal(made.ids, std::span(drafts).subspan(i * kBlock, kBlock)));
+    std::vector<std::int32_t> pass{anchor};
+    pass.insert(pass.end(), made.ids.begin(), made.ids.end());
+    const auto logits = model.forward(state, pass);
+    std::size_t accepted = 0;
+    while (accepted < kBlock && ds4::argmax(logits[accepted].flat()) == made.ids[accepted]) {
+      ++accepted;
+    }
+    CHECK(accepted == static_cast<std::size_t>(steps[3 * i + 2]));
+    text.insert(text.end(), made.ids.begin(),
+                made.ids.begin() + static_cast<std::ptrdiff_t>(accepted));
+    anchor = ds4::argmax(logits[accepted].flat());
+    text.push_back(anchor);
+    state.rollback(kBlock - accepted);
+    if (3 * (i + 1) == steps.size()) {
+      ds4::test::check_close("greedy.draft_logits_last", std::span<const float>(made.logits),
+                             golden.values("greedy.draft_logits_last"),
+                             ds4::test::kDsparkTolerance);
+    }
+  }
+  text.resize(std::min(text.size(), expected.size()));
+  CHECK(text == expected);
+
+  // Without drafts, and as decode_with_drafts() does it, alone and in a batch.
+  auto plain = model.new_state();
+  std::vector<std::int32_t> without{ds4::argmax(model.prefill(plain, prompt).flat())};
+  while (without.size() < expected.size()) {
+    without.push_back(ds4::argmax(model.decode(plain, without.back()).flat()));
+  }
+  CHECK(without == expected);
+  for (const std::size_t beside : {0, 2}) {
+    std::vector<typename M::State> states;
+    std::vector<std::vector<std::int32_t>> texts;
+    std::vector<ds4::Sampler> samplers(1 + beside, ds4::Sampler({.temperature = 0}));
+    std::vector<ds4::DraftLength> lengths{ds4::DraftLength::fixed(kBlock)};
+    lengths.resize(1 + beside, ds4::DraftLength::automatic());
+    for (std::size_t i = 0; i <= beside; ++i) {
+      states.push_back(drafting_state(model, kBlock));
+      const std::span<const std::int32_t> all = prompt;
+      texts.push_back({ds4::argmax(model.prefill(states.back(), all.subspan(i)).flat())});
+    }
+    while (texts[0].size() < expected.size()) {
+      std::vector<ds4::DraftedSequence<typename M::Config, BackendOf<M>>> batch;
+      for (std::size_t i = 0; i <= beside; ++i) {
+        batch.push_back({&states[i], texts[i].back(), &samplers[i], &lengths[i]});
+      }
+      const auto chosen = ds4::decode_with_drafts(
+          model, std::span<const typename decltype(batch)::value_type>(batch));
+      for (std::size_t i = 0; i <= beside; ++i) {
+        texts[i].insert(texts[i].end(), chosen[i].begin(), chosen[i].end());
+      }
+    }
+    texts[0].resize(expected.size());
+    CHECK(texts[0] == expected);
+    CHECK(lengths[0].totals().accepted > 0);
+    for (std::size_t i = 1; i <= beside; ++i) {
+      auto alone = model.new_state();
+      const std::span<const std::int32_t> all = prompt;
+      std::int32_t id = ds4::argmax(model.prefill(alone, all.subspan(i)).flat());
+      std::vector<std::int32_t> text_alone{id};
+      while (text_alone.size() < texts[i].size()) {
+        text_alone.push_back(id = ds4::argmax(model.decode(alone, id).flat()));
+      }
+      CHECK(texts[i] == text_alone);
+    }
+  }
+}
+
+TEST_CASE("dspark: tokens are accepted and drawn anew as often as golden says") {
+  const Golden golden = golden_dspark();
+  const auto verify = golden.values("chain.verify_logits");
+  const auto logits = golden.values("chain.logits");
+  const auto accept = golden.values("chain.accept_probability");
+  const auto residual = golden.values("chain.residual");
+  const std::vector<std::int32_t> tokens = golden.indices("chain.tokens");
+  constexpr std::size_t V = Dspark::V;
+  constexpr std::size_t kDraws = 20000;
+  for (std::size_t i = 0; i < kBlock; ++i) {
+    CAPTURE(i);
+    ds4::Sampler sampler({.temperature = 1.0f, .seed = 100 + i});
+    std::vector<double> q;
+    sampler.draft(logits.subspan(i * V, V), q);
+    std::vector<double> counts(V);
+    std::size_t kept = 0;
+    for (std::size_t n = 0; n < kDraws; ++n) {
+      const std::int32_t id = sampler.judge(verify.subspan(i * V, V), tokens[i], q);
+      // A token that is drawn anew is never the drafted one: its residual is 0.
+      kept += id == tokens[i] ? 1 : 0;
+      if (id != tokens[i]) counts[static_cast<std::size_t>(id)] += 1.0;
+    }
+    // Within 5 standard deviations of kDraws draws.
+    const double p = accept[i];
+    CHECK(std::abs(static_cast<double>(kept) / kDraws - p) <=
+          5.0 * std::sqrt(p * (1.0 - p) / kDraws) + 1e-9);
+    const double anew = static_cast<double>(kDraws - kept);
+    for (std::size_t v = 0; anew > 0 && v < V; ++v) {
+      const double r = residual[i * V + v];
+      if (std::abs(counts[v] / anew - r) > 5.0 * std::sqrt(r * (1.0 - r) / anew) + 2.0 / anew) {
+        CAPTURE(v);
+        CHECK(counts[v] / anew == r);
+      }
+    }
   }
 }
 
