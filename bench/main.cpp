@@ -1,6 +1,6 @@
 // The operations of the model, one by one, at the shapes of DeepSeek-V4-Flash: the reference
-// backend (one thread) beside the SIMD backend, after the machine's own limits. Run all of them, or
-// those whose name matches, and draw a chart of the result:
+// backend (one thread) beside the SIMD backend, after the machine's own limits; last, a checkpoint
+// that is opened. Run all of them, or those whose name matches, and draw a chart of the result:
 //
 //   build/release/bench/ds4_bench --benchmark_out=result.json
 //   build/release/bench/ds4_bench --benchmark_filter='limits|linear/.*tokens:1/' --threads=2
@@ -49,6 +49,7 @@ int main(int argc, char** argv) try {
   ds4::bench::add_indexer();
   ds4::bench::add_hyper_connection();
   ds4::bench::add_elementwise();
+  ds4::bench::add_checkpoint();
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 } catch (const std::exception& error) {

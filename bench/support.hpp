@@ -178,5 +178,6 @@ void add_attention();
 void add_indexer();
 void add_hyper_connection();
 void add_elementwise();
+void add_checkpoint();
 
 }  // namespace ds4::bench

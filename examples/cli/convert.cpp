@@ -92,6 +92,7 @@ void convert_checkpoint(const ConvertVerbOptions& options) {
     bar.show(written, total);
   };
   const Conversion conversion = convert(options.dir, options.out, wanted);
+  warn(conversion.warnings);
   if (conversion.left_out > 0) {
     print_error("mtp.*: " + std::to_string(conversion.left_out) + " tensors left out, " +
                 (conversion.has_dspark ? "a dspark drafter, which ds4 does not run"

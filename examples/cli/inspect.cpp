@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
@@ -18,6 +19,7 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
+#include <ds4/core/storages.hpp>
 
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
@@ -96,7 +98,7 @@ struct Census {
       bytes += tensor.data.size();
       bytes_by_dtype[dtype_name(tensor.dtype)] += tensor.data.size();
       std::size_t count = tensor.data.size() / dtype_size(tensor.dtype);
-      if (tensor.dtype == DType::i8) count *= 2;  // packed FP4
+      if (matrix_storage(tensor.dtype) == StoredFp4::kDType) count *= 2;
       if (tensor.name.ends_with(".tid2eid")) {
         hash_entries += count;
       } else if (!tensor.name.ends_with(".scale")) {
@@ -140,6 +142,7 @@ std::string verdict(const ConfigValues& config, const std::filesystem::path& dir
 void inspect(const std::filesystem::path& dir) {
   const ConfigValues config = read_config(dir / "config.json");
   const Checkpoint checkpoint = Checkpoint::open(dir);
+  warn(checkpoint.warnings());
   const Census census(checkpoint);
 
   std::ostringstream out;

@@ -70,6 +70,10 @@ void complain(std::string_view text) {
   print_error(detail::printable(text, std::numeric_limits<std::size_t>::max()) + "\n");
 }
 
+void warn(std::span<const std::string> warnings) {
+  for (const std::string& warning : warnings) complain("ds4: warning: " + warning);
+}
+
 bool input_is_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 bool output_is_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
 bool error_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }

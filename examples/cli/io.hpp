@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,8 @@ void print(std::string_view text);
 void print_error(std::string_view text);
 /// The same as one line, whatever it holds.
 void complain(std::string_view text);
+/// What a file has wrong that changes nothing, a line each.
+void warn(std::span<const std::string> warnings);
 
 bool input_is_terminal();
 bool output_is_terminal();

@@ -12,6 +12,7 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
 #include <ds4/core/dtype.hpp>
+#include <ds4/core/storages.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/plan/memory_plan.hpp>
@@ -24,7 +25,7 @@ namespace {
 StorageFormat storage_format(const AnyModel& model) {
   const auto tensors = model.checkpoint().tensors();
   const bool packed = std::ranges::any_of(tensors, [](const StoredTensor& tensor) {
-    return tensor.dtype == DType::i8 || tensor.dtype == DType::f8_e4m3;
+    return storage_info(matrix_storage(tensor.dtype)).scale_rows > 0;
   });
   if (packed) return StorageFormat::release;
   const bool reduced = weight_cost(model.checkpoint(), model.config()).reduced_matrices;

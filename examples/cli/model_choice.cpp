@@ -18,6 +18,7 @@
 #include <ds4/core/messages.hpp>
 
 #include "cli/any_model.hpp"
+#include "cli/io.hpp"
 #include "cli/options.hpp"
 #include "cli/verb.hpp"
 
@@ -137,10 +138,12 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
       expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  return model.load(dir, {.threads = choice.threads,
-                          .pin = choice.pin,
-                          .exact = choice.exact,
-                          .memory_budget = budget});
+  auto loaded = model.load(dir, {.threads = choice.threads,
+                                 .pin = choice.pin,
+                                 .exact = choice.exact,
+                                 .memory_budget = budget});
+  warn(loaded->checkpoint().warnings());
+  return loaded;
 }
 
 }  // namespace ds4::cli

@@ -3,12 +3,14 @@
 #include <memory>
 #include <string>
 
+#include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/any_trainable.hpp"
+#include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/verb.hpp"
@@ -26,7 +28,9 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
                     ", expected a configuration that is compiled in for training: the default "
                     "model's, or one of DS4_MODEL_CONFIGS, on simd or reference");
   }
-  return model.make_trainable(source);
+  auto made = model.make_trainable(source);
+  if (!source.dir.empty()) warn(Checkpoint::open(source.dir).warnings());
+  return made;
 }
 
 void add_training_backend_options(Verb& verb, std::string& backend, std::size_t& threads) {

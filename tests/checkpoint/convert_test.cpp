@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -230,6 +231,27 @@ TEST_CASE("convert: a model of the converted checkpoint gives the same logits") 
   CHECK(bf16 > 0.0);
   CHECK(bf16 < 0.1);  // a router or an indexer may choose otherwise
   CHECK(error(StorageFormat::release, dir.path() / "tiny-release") < 0.4);
+}
+
+TEST_CASE("convert: tensors at any address, under names and types of tools") {
+  CheckpointCopy copy("quant");
+  for (auto& [name, content] : std::exchange(copy.tensors, {})) {
+    std::string stored = name;
+    if (name.ends_with(".scale")) stored.replace(name.size() - 6, 6, ".weight_scale_inv");
+    if (content.dtype == DType::i8 || content.dtype == DType::f8_e8m0) content.dtype = DType::u8;
+    copy.tensors[stored] = std::move(content);
+  }
+  const TempDir dir;
+  copy.write_unaligned(dir, 3);
+  for (const auto format : {StorageFormat::f32, StorageFormat::bf16, StorageFormat::release}) {
+    const std::string name = std::to_string(static_cast<int>(format));
+    convert_to(format, data_dir("quant"), dir.path() / ("expected" + name));
+    const Conversion conversion = convert_to(format, dir.path(), dir.path() / ("found" + name));
+    CHECK(conversion.warnings.empty());
+    check_storage(dir.path() / ("found" + name), format);
+    check_same_tensors(dir.path() / ("expected" + name), dir.path() / ("found" + name));
+    if (format == StorageFormat::release) CHECK(conversion.changes.size() < 5);  // packed as it was
+  }
 }
 
 TEST_CASE("convert: the release's scale rule finds the fixture's own scales again") {

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,6 +14,8 @@
 
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/core/dtype.hpp>
+#include <ds4/kernels/simd.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
@@ -27,7 +30,9 @@ using ds4::test::CheckpointCopy;
 using ds4::test::error_text;
 using ds4::test::TempDir;
 using TinyFlash = ds4::Model<ds4::models::tiny_flash>;
+using TinyFlashSimd = ds4::Model<ds4::models::tiny_flash, ds4::Simd>;
 using Quant = ds4::Model<ds4::models::quant>;
+using QuantSimd = ds4::Model<ds4::models::quant, ds4::Simd>;
 
 const CheckpointCopy& tiny_flash() {
   static const CheckpointCopy copy("tiny-flash");
@@ -133,13 +138,13 @@ TEST_CASE("load: a tensor of another shape") {
 }
 
 TEST_CASE("load: a tensor of another storage") {
-  for (const DType dtype : {DType::f64, DType::i64, DType::i32, DType::u8, DType::f8_e8m0}) {
+  for (const DType dtype : {DType::f64, DType::i64, DType::i32, DType::f8_e8m0}) {
     const std::string found = ": found " + std::string(dtype_name(dtype));
     auto copy = tiny_flash();
     copy.tensors["model.layers.0.attn.wkv.weight"].reset(dtype, {32, 64});
     expect_error<TinyFlash>(copy, "model.layers.0.attn.wkv.weight" + found +
-                                      " [32, 64], expected dtype F32, BF16, F16, F8_E4M3 or I8 "
-                                      "(packed FP4)");
+                                      " [32, 64], expected dtype F32, BF16, F16, F8_E4M3, "
+                                      "I8 (packed FP4) or U8 (packed FP4)");
   }
   for (const DType dtype : {DType::f64, DType::i64, DType::f8_e4m3, DType::i8}) {
     const std::string found = ": found " + std::string(dtype_name(dtype));
@@ -274,11 +279,11 @@ TEST_CASE("load: scales that are missing, misshapen or of another storage") {
     copy = quant();
     copy.tensors[scale].reset(DType::f8_e8m0, {1, 4});
     expect_error<Quant>(copy, scale + ": found F8_E8M0 " + wrong + ", expected shape " + shape);
-    for (const DType dtype : {DType::u8, DType::i8, DType::bf16}) {
+    for (const DType dtype : {DType::i8, DType::bf16}) {
       copy = quant();
       copy.tensors[scale].reset(dtype, quant().tensors.at(scale).shape);
       expect_error<Quant>(copy, scale + ": found " + std::string(dtype_name(dtype)) + " " + shape +
-                                    ", expected dtype F8_E8M0 or F32");
+                                    ", expected dtype F8_E8M0, U8 or F32");
     }
   }
   // A scale beside a weight that needs none.
@@ -302,6 +307,73 @@ TEST_CASE("load: scales in F32 are the same as in F8_E8M0") {
   }
   CHECK(changed == 134);
   CHECK(logits_of(load<Quant>(copy)) == logits_of(load<Quant>(quant())));
+}
+
+TEST_CASE("load: scales and packed values as tools that quantise store them") {
+  const auto expected = logits_of(load<Quant>(quant()));
+  const auto change = [](bool names, bool scales, bool values) {
+    CheckpointCopy copy = quant();
+    std::size_t changed = 0;
+    auto tensors = std::exchange(copy.tensors, {});
+    for (auto& [name, content] : tensors) {
+      std::string stored = name;
+      const bool is_scale = name.ends_with(".scale");
+      if (names && is_scale) {
+        stored.replace(name.size() - 6, 6, ".weight_scale_inv");
+        ++changed;
+      }
+      if (content.dtype == DType::f8_e8m0 ? scales : content.dtype == DType::i8 && values) {
+        content.dtype = DType::u8;
+        ++changed;
+      }
+      copy.tensors[stored] = std::move(content);
+    }
+    CHECK(changed > 60);
+    return copy;
+  };
+  CHECK(logits_of(load<Quant>(change(true, false, false))) == expected);
+  CHECK(logits_of(load<Quant>(change(false, true, false))) == expected);
+  CHECK(logits_of(load<Quant>(change(false, false, true))) == expected);
+  const CheckpointCopy all = change(true, true, true);
+  CHECK(logits_of(load<Quant>(all)) == expected);
+  CHECK(logits_of(load<QuantSimd>(all)) == logits_of(load<QuantSimd>(quant())));
+
+  // What is not these bytes is told as the file has it.
+  const std::string w1 = "layers.0.ffn.experts.0.w1.";
+  auto copy = all;
+  copy.tensors[w1 + "weight"].reset(DType::u8, {128, 256});
+  expect_error<Quant>(copy, w1 + "weight: found U8 [128, 256], expected shape [128, 128]");
+  copy = all;
+  copy.tensors[w1 + "weight_scale_inv"].reset(DType::u8, {1, 8});
+  expect_error<Quant>(copy, w1 + "weight_scale_inv: found U8 [1, 8], expected shape [128, 8]");
+  copy = all;
+  copy.tensors[w1 + "scale"] = copy.tensors[w1 + "weight_scale_inv"];
+  expect_error<Quant>(copy, "expected one tensor " + w1 + "scale, found " + w1 + "scale and " + w1 +
+                                "weight_scale_inv");
+}
+
+TEST_CASE("load: tensors at any address are the same model") {
+  const auto check = [](const CheckpointCopy& copy, auto&& load_from) {
+    const TempDir aligned;
+    copy.write(aligned);
+    const auto expected = logits_of(load_from(aligned.path()));
+    for (std::size_t offset = 0; offset < 8; ++offset) {
+      CAPTURE(offset);
+      const TempDir dir;
+      copy.write_unaligned(dir, offset);
+      CHECK(logits_of(load_from(dir.path())) == expected);
+    }
+  };
+  const auto on_simd = [](std::optional<std::size_t> budget) {
+    // Nothing kept: multiplied where the files have it, as far as the instruction set allows.
+    return ds4::Simd({.memory_budget = budget, .kernels = &ds4::simd::chosen_kernels()});
+  };
+  check(tiny_flash(), [](const auto& dir) { return TinyFlash::load(dir); });
+  check(quant(), [](const auto& dir) { return Quant::load(dir); });
+  for (const auto budget : {std::optional<std::size_t>{}, std::optional<std::size_t>{0}}) {
+    check(tiny_flash(), [&](const auto& dir) { return TinyFlashSimd::load(dir, on_simd(budget)); });
+    check(quant(), [&](const auto& dir) { return QuantSimd::load(dir, on_simd(budget)); });
+  }
 }
 
 TEST_CASE("load: FP4 and FP8 matrices keep their shapes apart") {

@@ -191,7 +191,7 @@ TEST_CASE("safetensors: sizes and ranges that do not fit") {
   CHECK(text("I8", "[4294967296,4294967296,0]", "[0,0]") == doctest::Contains("overflows"));
 }
 
-TEST_CASE("safetensors: gaps, overlaps and misalignment") {
+TEST_CASE("safetensors: gaps and overlaps") {
   const auto bytes = [](const std::string& a, const std::string& b) {
     return header_error(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
                             R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}",
@@ -203,10 +203,22 @@ TEST_CASE("safetensors: gaps, overlaps and misalignment") {
   CHECK(bytes("[0,4]", "[3,7]") ==
         doctest::Contains("b: data_offsets: expected a begin of at least 4, found 3"));
   CHECK(bytes("[2,6]", "[2,6]") == doctest::Contains("overlaps another tensor"));
-  CHECK(header_error(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
-                     R"("late":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
-                     6) ==
-        doctest::Contains("late: data_offsets: expected F32 data at a multiple of 4 bytes"));
+}
+
+TEST_CASE("safetensors: tensors at any address") {
+  const TempDir dir;
+  for (std::size_t before = 0; before < 8; ++before) {
+    const std::string begin = std::to_string(before);
+    const std::string end = std::to_string(before + 8);
+    const std::string name = "x" + begin;
+    const Safetensors file(dir.write(
+        name, file_of(R"({"a":{"dtype":"U8","shape":[)" + begin + R"(],"data_offsets":[0,)" +
+                          begin + R"(]},"late":{"dtype":"F64","shape":[1],"data_offsets":[)" +
+                          begin + "," + end + "]}}",
+                      std::string(before, 'x') + "01234567")));
+    CHECK(bytes_of(file.find("late")->data) == "01234567");
+    CHECK(reinterpret_cast<std::uintptr_t>(file.find("late")->data.data()) % 8 == before);
+  }
 }
 
 TEST_CASE("safetensors: several problems come in one error, names made printable") {
@@ -369,18 +381,158 @@ TEST_CASE("checkpoint: indexes that are not of the format") {
   }
 }
 
-TEST_CASE("checkpoint: total_size is checked where it is stated") {
+TEST_CASE("checkpoint: a total_size that is not the sum of all tensors is a warning") {
   Sharded folder;
+  const auto warnings = [&] {
+    REQUIRE(folder.error() == "");
+    const auto checkpoint = Checkpoint::open(folder.dir.path());
+    CHECK(checkpoint.tensors().size() == 3);
+    return std::vector<std::string>(checkpoint.warnings().begin(), checkpoint.warnings().end());
+  };
+  CHECK(warnings().empty());
   folder.index["metadata"]["total_size"] = 3.0;
-  CHECK(folder.error() == "");
-  folder.index["metadata"] = nlohmann::json::object();
-  CHECK(folder.error() == "");
-  folder.index.erase("metadata");
-  CHECK(folder.error() == "");
-  for (const nlohmann::json& size : {nlohmann::json(4), nlohmann::json("3"), nlohmann::json(-3)}) {
+  CHECK(warnings().empty());
+  const std::string where = (folder.dir.path() / "model.safetensors.index.json").string();
+  for (const auto& [size, found] : {std::pair<nlohmann::json, std::string>{4, "4"},
+                                    {"3", "\"3\""},
+                                    {-3, "-3"},
+                                    {3.5, "3.5"},
+                                    {nullptr, "null"},
+                                    {"a\nb", "\"a\\x0ab\""},
+                                    {nlohmann::json::array(), "an array of 0"}}) {
     folder.index["metadata"]["total_size"] = size;
-    CHECK(folder.error() == doctest::Contains("metadata.total_size: expected 3, the bytes of all"));
+    CHECK(warnings() == std::vector{where +
+                                    ": metadata.total_size: expected 3, the bytes of all "
+                                    "tensors, found " +
+                                    found + ", which is not used"});
   }
+  for (const nlohmann::json& metadata :
+       {nlohmann::json::object(), nlohmann::json(), nlohmann::json("3")}) {
+    folder.index["metadata"] = metadata;
+    CHECK(warnings().empty());
+  }
+  folder.index.erase("metadata");
+  CHECK(warnings().empty());
+}
+
+// Fingerprints
+
+/// A tensor of a file whose fingerprint is asked for.
+struct Tensor {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  std::string bytes;
+};
+
+/// Writes them to a file, in this order in the header's sense and in the data.
+void write_tensors(const std::filesystem::path& file, const std::vector<Tensor>& tensors) {
+  std::vector<TensorSpec> specs;
+  for (const Tensor& tensor : tensors) specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+  SafetensorsWriter writer(file, specs);
+  for (std::size_t i = 0; i < tensors.size(); ++i) writer.write(i, as_bytes(tensors[i].bytes));
+  writer.finish();
+}
+
+std::uint64_t fingerprint_of(const std::vector<Tensor>& tensors) {
+  const TempDir dir;
+  write_tensors(dir.path() / "model.safetensors", tensors);
+  return Checkpoint::open(dir.path()).fingerprint();
+}
+
+std::vector<Tensor> some_tensors() {
+  std::vector<Tensor> tensors{{"layers.0.attn.kv_norm.weight", DType::f32, {3}, ""},
+                              {"embed.weight", DType::u8, {40, 50}, ""},
+                              {"head.weight", DType::bf16, {129, 1}, ""},
+                              {"mtp.0.norm.weight", DType::u8, {255}, ""},
+                              {"none", DType::f32, {0}, ""}};
+  std::mt19937 random(5);
+  for (Tensor& tensor : tensors) {
+    tensor.bytes.resize(*ds4::detail::byte_count(tensor.shape, tensor.dtype));
+    for (char& byte : tensor.bytes) byte = static_cast<char>(random());
+  }
+  return tensors;
+}
+
+TEST_CASE("checkpoint: the fingerprint is that of the tensors, wherever they lie") {
+  const auto tensors = some_tensors();
+  const std::uint64_t expected = fingerprint_of(tensors);
+  CHECK(expected != 0);
+  auto other = tensors;
+  std::ranges::reverse(other);
+  CHECK(fingerprint_of(other) == expected);
+  other[4].name = "model.layers.0.attn.norm.weight";  // transformers' names
+  other[3].name = "model.embed_tokens.weight";
+  CHECK(fingerprint_of(other) == expected);
+
+  for (std::size_t first = 1; first < tensors.size(); ++first) {  // tensors in the first shard
+    const TempDir dir;
+    const auto middle = tensors.begin() + static_cast<std::ptrdiff_t>(first);
+    write_tensors(dir.path() / "s2", {tensors.begin(), middle});
+    write_tensors(dir.path() / "s1", {middle, tensors.end()});
+    nlohmann::json map;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      map[tensors[i].name] = i < first ? "s2" : "s1";
+    }
+    dir.write("model.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
+    const auto checkpoint = Checkpoint::open(dir.path());
+    const Checkpoint copy = checkpoint;
+    CHECK(copy.fingerprint() == expected);
+    CHECK(checkpoint.fingerprint() == expected);
+  }
+}
+
+TEST_CASE("checkpoint: what the fingerprint tells apart") {
+  const auto tensors = some_tensors();
+  const std::uint64_t expected = fingerprint_of(tensors);
+  std::vector<std::uint64_t> found{expected};
+  const auto add = [&](auto&& change) {
+    auto other = tensors;
+    change(other);
+    found.push_back(fingerprint_of(other));
+  };
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    add([&](auto& other) { other[i].name += "x"; });
+    add([&](auto& other) { other.erase(other.begin() + static_cast<std::ptrdiff_t>(i)); });
+    const std::size_t size = tensors[i].bytes.size();
+    const auto flip = [&, i](std::size_t at) {
+      return [&, i, at](auto& other) {
+        other[i].bytes[at] = static_cast<char>(other[i].bytes[at] ^ 1);
+      };
+    };
+    for (const std::size_t at : {0u, 5u, 127u, 128u, 255u}) {
+      if (at >= size) break;
+      const bool is_seen = size <= 256 || at < 128 || size - at <= 128;
+      if (is_seen) {
+        add(flip(at));
+        if (at < size - 1 - at) add(flip(size - 1 - at));
+      } else {
+        auto other = tensors;
+        flip(at)(other);
+        flip(size - 1 - at)(other);
+        CHECK(fingerprint_of(other) == expected);
+      }
+    }
+  }
+  add([](auto& other) { other[0].dtype = DType::i32; });
+  add([](auto& other) { other[1].shape = {50, 40}; });
+  add([](auto& other) { other[1].shape = {2000}; });
+  add([](auto& other) { other[4].shape = {0, 1}; });
+  add([](auto& other) { std::swap(other[1].name, other[3].name); });
+  std::ranges::sort(found);
+  CHECK(std::ranges::adjacent_find(found) == found.end());
+}
+
+TEST_CASE("checkpoint: a file that was shortened has no fingerprint") {
+  const TempDir dir;
+  const auto file = dir.path() / "model.safetensors";
+  write_tensors(file, some_tensors());
+  const auto known = Checkpoint::open(dir.path());
+  const auto other = Checkpoint::open(dir.path());
+  const std::uint64_t before = known.fingerprint();
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) - 1);
+  CHECK(known.fingerprint() == before);
+  CHECK(error_text([&] { other.fingerprint(); }) == doctest::Contains("it was shortened while in"));
 }
 
 TEST_CASE("checkpoint: two tensors of one canonical name") {

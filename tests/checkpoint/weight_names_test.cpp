@@ -23,7 +23,11 @@ TEST_CASE("weight names: transformers' are renamed to the release's") {
       {"model.layers.3.attn.compressor.norm.weight", "layers.3.attn.compressor.norm.weight"},
       {"model.layers.3.attn_norm.weight", "layers.3.attn_norm.weight"},
       {"model.layers.12.hc_attn_fn", "layers.12.hc_attn_fn"},
-      {"head.weight", "head.weight"}};
+      {"head.weight", "head.weight"},
+      {"layers.0.attn.wkv.weight_scale_inv", "layers.0.attn.wkv.scale"},
+      {"model.layers.0.attn.wkv.weight_scale_inv", "layers.0.attn.wkv.scale"},
+      {"layers.0.weight_scale_inv.weight", "layers.0.weight_scale_inv.weight"},
+      {"weight_scale_inv", "weight_scale_inv"}};
   for (const auto& [from, to] : names) CHECK(canonical_name(from) == to);
 }
 

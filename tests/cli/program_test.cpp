@@ -18,7 +18,9 @@
 #include <nlohmann/json.hpp>
 
 #include <ds4/decode/sampler.hpp>
+#include <support/checkpoint_copy.hpp>
 #include <support/compare.hpp>
+#include <support/files.hpp>
 #include <support/golden.hpp>
 #include <support/paths.hpp>
 #include <support/program.hpp>
@@ -513,6 +515,61 @@ TEST_CASE("program: inspect") {
                                 ds4::test::data("/quant/config.json") + "\"\n"));
   check_fails(ds4_program({"inspect", "/no/such/folder"}), 1,
               "/no/such/folder/config.json: cannot open: ");
+}
+
+TEST_CASE("program: files without padding and with a wrong total_size give what others give") {
+  const ds4::test::TempDir folder;
+  const ds4::test::CheckpointCopy copy("tiny-flash");
+  copy.write_unaligned(folder, 1);
+  fs::rename(folder.path() / "model.safetensors", folder.path() / "shard");
+  std::size_t bytes = 0;
+  Json map;
+  for (const auto& [name, tensor] : copy.tensors) {
+    map[name] = "shard";
+    bytes += tensor.bytes.size();
+  }
+  const Json index = {{"metadata", {{"total_size", std::to_string(bytes)}}}, {"weight_map", map}};
+  const std::string where = folder.write("model.safetensors.index.json", index.dump()).string();
+  const std::string warning = "ds4: warning: " + where + ": metadata.total_size: expected " +
+                              std::to_string(bytes) + ", the bytes of all tensors, found \"" +
+                              std::to_string(bytes) + "\", which is not used\n";
+
+  const TempDir dir;
+  const std::string tokens = dir.write("tokens.json", "[[1, 2, 3, 4, 5, 6, 7, 8, 9]]");
+  const auto check_same = [&](const std::string& verb, std::vector<std::string> options) {
+    CAPTURE(verb);
+    const auto run = [&](const std::string& model) {
+      std::vector<std::string> arguments{verb};
+      if (options.empty() || verb == "convert") {
+        arguments.push_back(model);
+      } else {
+        arguments.insert(arguments.end(), {"--model", model});
+      }
+      arguments.insert(arguments.end(), options.begin(), options.end());
+      const Result result = ds4_program(arguments);
+      CHECK(result.code == 0);
+      return result;
+    };
+    fs::remove_all(dir / "out");
+    const Result expected = run(kTinyFlash);
+    const fs::path out =
+        fs::is_directory(dir / "out") ? dir / "out/model.safetensors" : dir / "out";
+    const std::string expected_file = read(out);
+    fs::remove_all(dir / "out");
+    const Result found = run(folder.path().string());
+    CHECK(found.out == expected.out);
+    CHECK(read(out) == expected_file);
+    CHECK(!contains(expected.err, "warning"));
+    CHECK(contains(found.err, warning));
+  };
+  const std::string out = dir / "out";
+  check_same("inspect", {});
+  check_same("logits", {"--tokens", tokens, "--out", out});
+  check_same("logits", {"--tokens", tokens, "--out", out, "--memory-budget", "0"});
+  check_same("logits", {"--tokens", tokens, "--out", out, "--backend", "reference"});
+  check_same("check", {"--tokens", tokens});
+  check_same("gradients", {"--tokens", tokens, "--out", out});
+  check_same("convert", {"--format", "bf16", "--out", out});
 }
 
 TEST_CASE("program: inspect finds drafters, suffixes and what keeps a model from loading") {

@@ -1,7 +1,9 @@
 // Tests of ds4/core/mapped_file.hpp.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -45,6 +47,23 @@ TEST_CASE("mapped file: moves hand the mapping over") {
   c = std::move(b);
   CHECK(text_of(c) == "content of a");
   CHECK(c.path().filename() == "a");
+}
+
+TEST_CASE("mapped file: bytes are read without the mapping") {
+  const ds4::test::TempDir dir;
+  const MappedFile file(dir.write("a", "0123456789"));
+  const auto read = [&](std::size_t offset, std::size_t size) {
+    std::string text(size, 'x');
+    file.read(offset, std::as_writable_bytes(std::span(text)));
+    return text;
+  };
+  CHECK(read(0, 10) == "0123456789");
+  CHECK(read(3, 4) == "3456");
+  CHECK(read(10, 0).empty());
+  std::filesystem::resize_file(file.path(), 5);
+  CHECK(read(0, 5) == "01234");
+  CHECK(error_text([&] { read(3, 4); }) ==
+        doctest::Contains("a: expected 10 bytes, as when it was opened, found 5"));
 }
 
 TEST_CASE("mapped file: the content outlives the name") {

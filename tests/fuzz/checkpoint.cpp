@@ -58,6 +58,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const StoredTensor& tensor : checkpoint.tensors()) {
       fuzz::require(checkpoint.find(tensor.name) == &tensor, "a tensor that is not found");
     }
+    for (const std::string& warning : checkpoint.warnings()) fuzz::check_error("ds4: " + warning);
+    fuzz::require(checkpoint.fingerprint() == Checkpoint::open(folder.path()).fingerprint(),
+                  "a fingerprint that is not the folder's alone");
     fuzz::result_or_error([&] { read(checkpoint); });
   });
   return 0;

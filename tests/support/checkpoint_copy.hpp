@@ -67,6 +67,26 @@ struct CheckpointCopy {
     for (const auto& [name, content] : tensors) writer.write(content.bytes);
     writer.finish();
   }
+
+  /// The same with the tensors of model.safetensors one behind the other in the order of their
+  /// names, the first one `offset` bytes behind a multiple of 8.
+  void write_unaligned(const TempDir& dir, std::size_t offset) const {
+    dir.write("config.json", config.dump());
+    nlohmann::json entries;
+    std::string data;
+    for (const auto& [name, content] : tensors) {
+      const std::size_t begin = data.size();
+      data.append(reinterpret_cast<const char*>(content.bytes.data()), content.bytes.size());
+      entries[name] = {{"dtype", dtype_name(content.dtype)},
+                       {"shape", content.shape},
+                       {"data_offsets", {begin, data.size()}}};
+    }
+    std::string header = entries.dump();
+    header.resize((header.size() + 7) / 8 * 8 + offset, ' ');
+    std::string length;
+    for (unsigned i = 0; i < 8; ++i) length += static_cast<char>(header.size() >> (8 * i) & 0xff);
+    dir.write("model.safetensors", length + header + data);
+  }
 };
 
 }  // namespace ds4::test

@@ -21,6 +21,8 @@
 #include <ds4/models/tiny_pro_yarn_config.hpp>
 #include <ds4/train/initialise.hpp>
 #include <ds4/train/trainable_model.hpp>
+#include <support/checkpoint_copy.hpp>
+#include <support/files.hpp>
 #include <support/golden.hpp>
 
 namespace {
@@ -152,6 +154,25 @@ TEST_CASE_TEMPLATE("SIMD kernels give the reference's gradients, whatever the th
     threads.add_gradients(sequences, options);
     options.recompute = ds4::Recompute::none;
     CHECK(gradients_of(threads) == found);
+  }
+}
+
+TEST_CASE("weights are read from tensors at any address") {
+  using Model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<float>>;
+  const ds4::test::CheckpointCopy copy("tiny-flash");
+  const auto model = Model::load(ds4::test::data_dir("tiny-flash"));
+  for (std::size_t offset = 1; offset < 8; ++offset) {
+    const ds4::test::TempDir dir;
+    copy.write_unaligned(dir, offset);
+    const auto other = Model::load(dir.path());
+    const auto list = other.weights().list();
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      CHECK(std::ranges::equal(list[i].values, model.weights().list()[i].values));
+    }
+    for (std::size_t i = 0; i < other.weights().tables().size(); ++i) {
+      CHECK(
+          std::ranges::equal(other.weights().tables()[i].picks, model.weights().tables()[i].picks));
+    }
   }
 }
 

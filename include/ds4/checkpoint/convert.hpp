@@ -52,6 +52,7 @@ struct Conversion {
   std::size_t files = 0;               ///< of tensors
   std::size_t left_out = 0;            ///< tensors mtp.* of the source that nothing reads
   bool has_dspark = false;             ///< they are a dspark drafter
+  std::vector<std::string> warnings;   ///< as Checkpoint::warnings() has them
 };
 
 /// Writes the checkpoint in `dir` to the folder `out` in another format, under the release's names,

@@ -351,6 +351,7 @@ DS4_FUNCTION Conversion convert(const std::filesystem::path& dir, const std::fil
   conversion.tensors = tensors.size();
   conversion.bytes = writer.total_bytes();
   conversion.files = writer.shards();
+  conversion.warnings.assign(checkpoint.warnings().begin(), checkpoint.warnings().end());
   return conversion;
 }
 

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -25,8 +27,8 @@
 
 namespace ds4::inline v0_1 {
 
-/// A tensor of a file, in place: the data are the mapped bytes, row-major, little-endian and
-/// aligned to the dtype.
+/// A tensor of a file, in place: the data are the mapped bytes, row-major and little-endian. They
+/// lie where the file has them, at any address, so an element is read with std::memcpy.
 struct StoredTensor {
   std::string name;                        ///< for look-up; in a Checkpoint the release's name
   std::string stored_name;                 ///< as the file spells it
@@ -79,8 +81,7 @@ inline const StoredTensor* find_tensor(std::span<const StoredTensor> tensors,
 class Safetensors {
  public:
   /// Maps the file and reads its header. Throws ds4::Error with up to 20 problems: anything but a
-  /// header of known dtypes whose tensors are aligned and cover the rest of the file, each byte
-  /// once.
+  /// header of known dtypes whose tensors cover the rest of the file, each byte once.
   explicit Safetensors(std::filesystem::path path)
       : file_(std::make_shared<const MappedFile>(std::move(path))) {
     read_header();
@@ -129,6 +130,15 @@ class Checkpoint {
   }
   /// The folder, as given to open().
   const std::filesystem::path& path() const { return data_->path; }
+  /// What open() found wrong in the folder that changes nothing, each a line "<where>: <what>".
+  std::span<const std::string> warnings() const { return data_->warnings; }
+
+  /// Tells these weights from others: a checksum of every tensor's name, dtype, shape, first and
+  /// last 128 bytes. It does not depend on how the tensors are spread over files, on their order or
+  /// on the layout of names; the same weights in another storage have another one. Tensors that
+  /// differ only between these bytes are taken for the same. Found once, and kept: about a page of
+  /// each tensor is read. Any thread may ask. Throws ds4::Error if a file cannot be read.
+  std::uint64_t fingerprint() const;
 
   /// Whether all files tell; see MappedFile::tells_residency().
   bool tells_residency() const {
@@ -146,12 +156,15 @@ class Checkpoint {
     std::filesystem::path path;
     std::vector<StoredTensor> tensors;
     std::vector<std::shared_ptr<const MappedFile>> files;
+    std::vector<std::string> warnings;
+    mutable std::atomic<std::uint64_t> fingerprint{0};  // 0: not asked for yet
   };
 
   explicit Checkpoint(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
 
   static std::vector<Safetensors> open_shards(const std::filesystem::path& dir,
-                                              const std::filesystem::path& index_path);
+                                              const std::filesystem::path& index_path,
+                                              std::vector<std::string>& warnings);
 
   std::shared_ptr<const Data> data_;
 };

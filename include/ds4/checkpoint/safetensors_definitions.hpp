@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -23,6 +25,7 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/weight_names.hpp>
+#include <ds4/core/checked_stream.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/json.hpp>
@@ -45,6 +48,47 @@ inline std::optional<std::vector<std::size_t>> as_sizes(const nlohmann::json& va
   }
   return sizes;
 }
+
+/// Bytes at the beginning and at the end of a tensor that a checkpoint's fingerprint looks at.
+inline constexpr std::size_t kFingerprintSample = 128;
+
+/// Sums up the beginnings and ends of tensors. By reads, not from the mapping, where the system
+/// would read far more around each; where one tensor ends and the next begins, one read serves
+/// both.
+class SampleReader {
+ public:
+  std::uint64_t sum(const StoredTensor& tensor) {
+    const std::size_t size = tensor.data.size();
+    const std::size_t first = size <= 2 * kFingerprintSample ? size : kFingerprintSample;
+    Checksum sum;
+    sum.add(bytes(tensor, 0, first));
+    if (first < size) sum.add(bytes(tensor, size - kFingerprintSample, kFingerprintSample));
+    return sum.value();
+  }
+
+ private:
+  /// `count` bytes of a tensor's, until the next call.
+  std::span<const std::byte> bytes(const StoredTensor& tensor, std::size_t from,
+                                   std::size_t count) {
+    const std::byte* const begin = tensor.data.data() + from;
+    if (file_ != tensor.file || begin < begin_ || begin + count > begin_ + size_) {
+      const std::span<const std::byte> whole = tensor.file->bytes();
+      const auto offset = static_cast<std::size_t>(begin - whole.data());
+      size_ = 0;  // none of them if the file cannot be read
+      file_ = tensor.file;
+      begin_ = begin;
+      const std::size_t size = std::min(buffer_.size(), whole.size() - offset);
+      file_->read(offset, std::span(buffer_).first(size));
+      size_ = size;
+    }
+    return std::span(buffer_).subspan(static_cast<std::size_t>(begin - begin_), count);
+  }
+
+  std::array<std::byte, 4 * kFingerprintSample> buffer_{};
+  std::shared_ptr<const MappedFile> file_;
+  const std::byte* begin_ = nullptr;  // where the buffer's bytes are mapped
+  std::size_t size_ = 0;
+};
 
 }  // namespace detail
 
@@ -151,13 +195,7 @@ DS4_FUNCTION void Safetensors::read_entry(const std::string& name, const nlohman
     return reject("data_offsets: expected " + std::to_string(*size) + " bytes for " + kind +
                   ", found " + std::to_string(end - begin));
   }
-  const auto data = buffer.subspan(begin, *size);
-  if (reinterpret_cast<std::uintptr_t>(data.data()) % dtype_size(*dtype) != 0) {
-    return reject("data_offsets: expected " + std::string(dtype_name(*dtype)) +
-                  " data at a multiple of " + std::to_string(dtype_size(*dtype)) +
-                  " bytes in the file, found a remainder");
-  }
-  tensors_.push_back({name, name, *dtype, std::move(*shape), data, file_});
+  tensors_.push_back({name, name, *dtype, std::move(*shape), buffer.subspan(begin, *size), file_});
 }
 
 DS4_FUNCTION void Safetensors::check_coverage(std::span<const std::byte> buffer,
@@ -203,15 +241,15 @@ DS4_FUNCTION Checkpoint Checkpoint::open(const std::filesystem::path& dir) {
                                    "found ") +
                            (has_single ? "both" : "neither"));
   }
+  auto data = std::make_shared<Data>();
+  data->path = dir;
   std::vector<Safetensors> files;
   if (has_single) {
     files.emplace_back(single);
   } else {
-    files = open_shards(dir, index);
+    files = open_shards(dir, index, data->warnings);
   }
 
-  auto data = std::make_shared<Data>();
-  data->path = dir;
   for (const Safetensors& file : files) {
     data->files.push_back(file.file());
     for (StoredTensor tensor : file.tensors()) {
@@ -236,7 +274,8 @@ DS4_FUNCTION Checkpoint Checkpoint::open(const std::filesystem::path& dir) {
 }
 
 DS4_FUNCTION std::vector<Safetensors> Checkpoint::open_shards(
-    const std::filesystem::path& dir, const std::filesystem::path& index_path) {
+    const std::filesystem::path& dir, const std::filesystem::path& index_path,
+    std::vector<std::string>& warnings) {
   const std::string where = detail::printable_path(index_path);
   const nlohmann::json index = detail::read_json(index_path);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
@@ -278,7 +317,8 @@ DS4_FUNCTION std::vector<Safetensors> Checkpoint::open_shards(
   }
   problems.throw_if_any(where);
 
-  // Not every tool writes metadata.total_size.
+  // The headers say it better: tools leave total_size out, or write what it was before they changed
+  // the tensors.
   if (index.contains("metadata") && index["metadata"].is_object() &&
       index["metadata"].contains("total_size")) {
     const auto& stated = index["metadata"]["total_size"];
@@ -287,11 +327,37 @@ DS4_FUNCTION std::vector<Safetensors> Checkpoint::open_shards(
                            ? stated.get<double>() == static_cast<double>(total_size)
                            : detail::as_size(stated) == total_size;
     if (!equal) {
-      throw Error(where, "metadata.total_size: expected " + std::to_string(total_size) +
-                             ", the bytes of all tensors, found " + detail::describe(stated));
+      warnings.push_back(where + ": metadata.total_size: expected " + std::to_string(total_size) +
+                         ", the bytes of all tensors, found " + detail::describe(stated) +
+                         ", which is not used");
     }
   }
   return shards;
+}
+
+DS4_FUNCTION std::uint64_t Checkpoint::fingerprint() const {
+  // Threads that ask at once find the same.
+  if (const std::uint64_t known = data_->fingerprint.load()) return known;
+  const std::vector<StoredTensor>& tensors = data_->tensors;
+  std::vector<const StoredTensor*> order;  // as they lie in the files
+  order.reserve(tensors.size());
+  for (const StoredTensor& tensor : tensors) order.push_back(&tensor);
+  std::ranges::sort(order, std::less<>(), [](const auto* tensor) { return tensor->data.data(); });
+  std::vector<std::uint64_t> sums(tensors.size());
+  detail::SampleReader samples;
+  for (const StoredTensor* tensor : order) {
+    sums[static_cast<std::size_t>(tensor - tensors.data())] = samples.sum(*tensor);
+  }
+  detail::Checksum sum;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    sum.add(std::as_bytes(std::span(tensors[i].name)));
+    sum.add(std::as_bytes(std::span(dtype_name(tensors[i].dtype))));
+    sum.add(std::as_bytes(std::span(tensors[i].shape)));
+    sum.add(std::as_bytes(std::span(&sums[i], 1)));
+  }
+  const std::uint64_t found = std::max<std::uint64_t>(sum.value(), 1);
+  data_->fingerprint.store(found);
+  return found;
 }
 
 DS4_FUNCTION std::string SafetensorsWriter::lay_out(

@@ -63,6 +63,12 @@ constexpr std::size_t stored_bytes(const Storage& storage, std::size_t rows, std
   return rows * stored_row_bytes(storage.dtype, cols) + scale_rows * scale_cols;
 }
 
+/// The storage of a matrix whose elements a file states to be of this type: tools that have no FP4
+/// write its bytes as U8, not as I8.
+constexpr DType matrix_storage(DType stated) {
+  return stated == DType::u8 ? StoredFp4::kDType : stated;
+}
+
 /// The name of the scales of a matrix, "<...>.weight".
 inline std::string scale_name(std::string_view weight) {
   return std::string(weight.substr(0, weight.rfind('.'))) + ".scale";

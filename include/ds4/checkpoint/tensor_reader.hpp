@@ -49,8 +49,8 @@ class TensorReader {
   explicit TensorReader(const Checkpoint& checkpoint)
       : checkpoint_(checkpoint), used_(checkpoint.tensors().size(), false) {}
 
-  /// A matrix [rows, cols] in any storage: F32, BF16, F16, or F8_E4M3 or packed FP4 with its
-  /// ".scale".
+  /// A matrix [rows, cols] in any storage: F32, BF16, F16, or F8_E4M3 or packed FP4 (I8 or U8) with
+  /// its ".scale" (F8_E8M0, its bytes as U8, or F32).
   std::optional<StoredMatrix> matrix(const std::string& name, std::size_t rows, std::size_t cols);
 
   /// A small tensor in F32, BF16 or F16 as one row, whatever its shape.
@@ -116,9 +116,12 @@ inline std::string matrix_dtypes() {
   std::vector<std::string> names;
   Storages::for_each([&](auto storage) {
     using S = decltype(storage);
-    std::string name(dtype_name(S::kDType));
-    if (S::kName != name) name += " (packed " + std::string(S::kName) + ")";
-    names.push_back(std::move(name));
+    for (const DTypeInfo& type : kDTypes) {
+      if (matrix_storage(type.dtype) != S::kDType) continue;
+      std::string name(type.name);
+      if (S::kName != name) name += " (packed " + std::string(S::kName) + ")";
+      names.push_back(std::move(name));
+    }
   });
   std::string text;
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -131,7 +134,9 @@ inline std::string matrix_dtypes() {
 inline std::optional<StoredMatrix> TensorReader::matrix(const std::string& name, std::size_t rows,
                                                         std::size_t cols) {
   const StoredTensor* tensor = take(name);
-  if (tensor == nullptr || storage_info(tensor->dtype).scale_rows > 0) {
+  const DType dtype = tensor == nullptr ? DType::f32 : matrix_storage(tensor->dtype);
+  const StorageInfo& storage = storage_info(dtype);
+  if (tensor == nullptr || storage.scale_rows > 0) {
     find(scale_name(name));  // a problem with the weight is not one with its scale
   }
   if (tensor == nullptr) return {};
@@ -139,16 +144,15 @@ inline std::optional<StoredMatrix> TensorReader::matrix(const std::string& name,
   stored.values = tensor->data.data();
   stored.rows = rows;
   stored.cols = cols;
-  stored.dtype = tensor->dtype;
-  const StorageInfo& storage = storage_info(tensor->dtype);
+  stored.dtype = dtype;
   if (!storage.matrices) {
     expect_dtype(*tensor, detail::matrix_dtypes());
     return {};
   }
-  const std::size_t width = stored_row_bytes(tensor->dtype, cols) / dtype_size(tensor->dtype);
+  const std::size_t width = stored_row_bytes(dtype, cols) / dtype_size(dtype);
   if (!expect_shape(*tensor, {rows, width})) return {};
   if (storage.scale_rows > 0) {
-    const auto scales = scale_shape(tensor->dtype, rows, cols);
+    const auto scales = scale_shape(dtype, rows, cols);
     if (!take_scales(scale_name(name), stored, {scales[0], scales[1]})) return {};
   }
   return stored;
@@ -158,12 +162,14 @@ inline bool TensorReader::take_scales(const std::string& name, StoredMatrix& mat
                                       const std::vector<std::size_t>& shape) {
   const StoredTensor* tensor = take(name);
   if (tensor == nullptr || !expect_shape(*tensor, shape)) return false;
-  if (tensor->dtype != DType::f8_e8m0 && tensor->dtype != DType::f32) {
-    expect_dtype(*tensor, "F8_E8M0 or F32");
+  // Tools that have no F8_E8M0 write its bytes as U8.
+  const DType dtype = tensor->dtype == DType::u8 ? DType::f8_e8m0 : tensor->dtype;
+  if (dtype != DType::f8_e8m0 && dtype != DType::f32) {
+    expect_dtype(*tensor, "F8_E8M0, U8 or F32");
     return false;
   }
   matrix.scales = tensor->data.data();
-  matrix.scale_dtype = tensor->dtype;
+  matrix.scale_dtype = dtype;
   return true;
 }
 

@@ -1,4 +1,4 @@
-// How the tensor names of transformers' files map to the release's.
+// How the tensor names of transformers' files, and those of tools, map to the release's.
 #pragma once
 
 #include <array>
@@ -9,7 +9,9 @@
 namespace ds4::inline v0_1 {
 
 /// The release's name of a tensor, given either layout's: "model.layers.0.attn.norm.weight" is
-/// "layers.0.attn.kv_norm.weight". Names of the release come back unchanged. Source: model.md 7.1.
+/// "layers.0.attn.kv_norm.weight". Scales that stand beside "x.weight" as "x.weight_scale_inv", as
+/// tools that quantise write them, are "x.scale". Names of the release come back unchanged.
+/// Source: model.md 7.1.
 inline std::string canonical_name(std::string_view name) {
   if (name.starts_with("model.")) name.remove_prefix(6);
   std::string result(name);
@@ -20,6 +22,10 @@ inline std::string canonical_name(std::string_view name) {
     if (const std::size_t at = result.find(from); at != std::string::npos) {
       result.replace(at, from.size(), to);
     }
+  }
+  constexpr std::string_view kScale = ".weight_scale_inv";
+  if (result.ends_with(kScale)) {
+    result.replace(result.size() - kScale.size(), kScale.size(), ".scale");
   }
   return result;
 }

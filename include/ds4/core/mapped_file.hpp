@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <ds4/core/error.hpp>
@@ -141,6 +142,20 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   /// As given to the constructor.
   const std::filesystem::path& path() const { return path_; }
+
+  /// Reads the bytes from `offset` on, which lie within the file, without the mapping: a few bytes
+  /// here and there cost less so. Throws ds4::Error if they cannot be read.
+  void read(std::size_t offset, std::span<std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ::ssize_t count =
+          ::pread(file_.get(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
+      if (count < 0 && errno == EINTR) continue;
+      if (count == 0) check();  // says that the file was shortened
+      if (count <= 0) detail::throw_errno(path_, "read", count < 0 ? errno : EIO);
+      offset += static_cast<std::size_t>(count);
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
 
   /// Whether the system tells this process which pages of the file are in memory (mincore): it does
   /// to the owner, and to who may write to it.

@@ -7,8 +7,10 @@
 #include <string_view>
 
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/storage.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/dtype.hpp>
+#include <ds4/core/storages.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -48,7 +50,7 @@ inline WeightCost weight_cost(const Checkpoint& checkpoint, const ConfigValues& 
     if (!matrix) continue;
     double elements = count * (expert ? k / E : 1.0);
     for (const std::size_t extent : at->shape) elements *= static_cast<double>(extent);
-    if (at->dtype == DType::i8) elements *= 2.0;  // packed FP4
+    if (matrix_storage(at->dtype) == StoredFp4::kDType) elements *= 2.0;
     cost.flops += 2.0 * elements;
     if (at->dtype != DType::f32) reduced += 2.0 * elements;
   }
