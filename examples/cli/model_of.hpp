@@ -69,10 +69,10 @@ class ModelOf final : public AnyModel {
   }
   void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
                     const AnyState& state) const override {
-    ds4::save_session(file, ids, typed(state));
+    ds4::save_session(file, ids, typed(state), model_.fingerprint());
   }
   AnySession load_session(const std::filesystem::path& file) const override {
-    Session<State> session = ds4::load_session<State>(file);
+    Session<State> session = ds4::load_session<State>(file, model_.fingerprint());
     return {std::move(session.ids), std::move(session.state)};
   }
 

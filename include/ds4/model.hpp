@@ -165,6 +165,9 @@ class Model {
 
   /// The checkpoint that was loaded, its files mapped.
   const Checkpoint& checkpoint() const { return weights_->checkpoint; }
+  /// Tells its weights from others: what a session is saved and loaded with. See
+  /// Checkpoint::fingerprint().
+  std::uint64_t fingerprint() const { return checkpoint().fingerprint(); }
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }

@@ -37,9 +37,11 @@ using TinyFlash = ds4::Model<ds4::models::tiny_flash>;
 using TinyFlashSimd = ds4::Model<ds4::models::tiny_flash, ds4::Simd>;
 using TinyProYarn = ds4::Model<ds4::models::tiny_pro_yarn>;
 
+constexpr std::uint64_t kWeights = 0x0123456789abcdef;
+
 template <class M>
-auto load(const std::filesystem::path& file) {
-  return ds4::load_session<typename M::State>(file);
+auto load(const std::filesystem::path& file, std::uint64_t weights = kWeights) {
+  return ds4::load_session<typename M::State>(file, weights);
 }
 
 /// What the error of loading these bytes says behind the file's name; "" if there is none.
@@ -68,7 +70,7 @@ TEST_CASE_TEMPLATE("session: another instance of the model continues bit for bit
   for (const std::size_t edge : edges<typename M::Config>()) {
     INFO(edge, " tokens");
     feed(model, state, all.subspan(state.position, edge - state.position), {64});
-    ds4::save_session(file, all.first(edge + 2), state);  // replaces the one before
+    ds4::save_session(file, all.first(edge + 2), state, kWeights);  // replaces the one before
 
     auto other = model_of<M>();
     auto session = load<M>(file);
@@ -88,11 +90,11 @@ TEST_CASE("session: an empty one, and more tokens than a piece of the file") {
   const TempDir dir;
   const auto file = dir.path() / "session";
   auto model = model_of<TinyFlash>();
-  ds4::save_session(file, {}, model.new_state());
+  ds4::save_session(file, {}, model.new_state(), kWeights);
   CHECK(load<TinyFlash>(file).ids.empty());
   for (const std::size_t count : {4095u, 4096u, 4097u, 10000u}) {
     const Ids ids = random_ids(count, 21);
-    ds4::save_session(file, ids, model.new_state());
+    ds4::save_session(file, ids, model.new_state(), kWeights);
     CHECK(load<TinyFlash>(file).ids == ids);
     CHECK(load<TinyFlash>(file).pending().size() == count);
   }
@@ -104,7 +106,7 @@ TEST_CASE("session: every truncation and every flipped byte is refused in one li
   auto state = model.new_state(0);
   const Ids ids = random_ids(3, 22);
   model.prefill(state, std::span(ids).first(1));
-  ds4::save_session(dir.path() / "session", ids, state);
+  ds4::save_session(dir.path() / "session", ids, state, kWeights);
   const std::string bytes = content_of(dir.path() / "session");
   CHECK(load_error<TinyFlashSimd>(dir, bytes).empty());
   CHECK(bytes.size() < 20'000);
@@ -133,7 +135,7 @@ TEST_CASE("session: foreign files and sessions of others are refused") {
   const Ids ids = random_ids(9, 24);
   model.prefill(state, ids);
   const auto file = dir.path() / "saved";
-  ds4::save_session(file, ids, state);
+  ds4::save_session(file, ids, state, kWeights);
   const std::string bytes = content_of(file);
 
   CHECK(load_error<TinyFlash>(dir, "") == "found the end after 0 bytes, expected more");
@@ -141,9 +143,12 @@ TEST_CASE("session: foreign files and sessions of others are refused") {
         "found something else, expected a session that ds4 saved");
   std::string other = bytes;
   other[8] = 7;
-  CHECK(load_error<TinyFlash>(dir, other) == "found version 7, expected 1");
+  CHECK(load_error<TinyFlash>(dir, other) == "found version 7, expected 2");
   CHECK(load_error<TinyProYarn>(dir, bytes) ==
         "found one of another configuration, expected one of tiny_pro_yarn");
+  // The beginning of what version 1 wrote: nothing behind the version is looked at.
+  CHECK(load_error<TinyFlash>(dir, bytes.substr(0, 8) + std::string("\1\0\0\0", 4)) ==
+        "found version 1, expected 2");
   // A number of tokens that would need exabytes ends with the file.
   other = bytes;
   const std::size_t count_at = bytes.size() - 8 - ids.size() * 4 - 8;
@@ -164,15 +169,37 @@ TEST_CASE("session: foreign files and sessions of others are refused") {
   }
 
   // Ids beyond the vocabulary, and a state that is ahead of them, do not get into a model.
-  ds4::save_session(file, random_ids(9, 24), model.new_state());
+  ds4::save_session(file, random_ids(9, 24), model.new_state(), kWeights);
   Ids wild = ids;
   wild[4] = 256;
-  ds4::save_session(file, wild, state);
+  ds4::save_session(file, wild, state, kWeights);
   CHECK(load_error<TinyFlash>(dir, content_of(file)) == "found id 256, expected 0 to 255");
-  CHECK(error_text([&] { ds4::save_session(file, std::span(ids).first(8), state); }) ==
+  CHECK(error_text([&] { ds4::save_session(file, std::span(ids).first(8), state, kWeights); }) ==
         ("ds4: " + file.string() +
          ": found a state of 9 tokens, expected at most the 8 of the sequence")
             .c_str());
+}
+
+TEST_CASE("session: one of other weights is refused, behind errors that say more") {
+  const TempDir dir;
+  auto model = model_of<TinyFlash>();
+  auto state = model.new_state();
+  const Ids ids = random_ids(9, 26);
+  model.prefill(state, ids);
+  const auto file = dir.path() / "session";
+  ds4::save_session(file, ids, state, model.fingerprint());
+  const auto error = [&]<class M>(const M&, std::uint64_t weights) {
+    return error_text([&] { load<M>(file, weights); });
+  };
+  CHECK(error(model, model_of<TinyFlash>().fingerprint()) == "");
+  // Another backend reads the same files, even if it keeps state rows of another type.
+  CHECK(model_of<TinyFlashSimd>().fingerprint() == model.fingerprint());
+  CHECK(error(model, model.fingerprint() + 1) ==
+        ("ds4: " + file.string() +
+         ": found a session of other weights, expected one saved with this checkpoint")
+            .c_str());
+  CHECK(error(model_of<TinyProYarn>(), kWeights) ==
+        doctest::Contains("found one of another configuration"));
 }
 
 TEST_CASE("session: one that cannot be written leaves what was there") {
@@ -180,12 +207,14 @@ TEST_CASE("session: one that cannot be written leaves what was there") {
   auto model = model_of<TinyFlash>();
   const Ids ids = random_ids(5, 25);
   CHECK(std::string_view(error_text([&] {
-                           ds4::save_session(dir.path() / "no/session", ids, model.new_state());
+                           ds4::save_session(dir.path() / "no/session", ids, model.new_state(),
+                                             kWeights);
                          }).c_str())
             .find("/no/session: cannot create: ") != std::string_view::npos);
   std::filesystem::create_directory(dir.path() / "folder");
   CHECK(std::string_view(error_text([&] {
-                           ds4::save_session(dir.path() / "folder", ids, model.new_state());
+                           ds4::save_session(dir.path() / "folder", ids, model.new_state(),
+                                             kWeights);
                          }).c_str())
             .find("folder: cannot create: found a folder ") != std::string_view::npos);
   CHECK(std::ranges::distance(std::filesystem::directory_iterator(dir.path()),

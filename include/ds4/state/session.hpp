@@ -39,25 +39,26 @@ struct Session {
 };
 
 /// Writes a session to a file, which appears only when it is complete and replaces one that is
-/// there: a version, the state with the configuration's fingerprint, the tokens, and checksums.
-/// Throws ds4::Error if the state has taken in more than ids or the file cannot be written.
+/// there: a version, the fingerprint of the weights that the state has come from
+/// (Model::fingerprint()), the state with the configuration's, the tokens, and checksums. Throws
+/// ds4::Error if the state has taken in more than ids or the file cannot be written.
 template <ModelConfig C, Backend B>
 void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
-                  const State<C, B>& state);
+                  const State<C, B>& state, std::uint64_t weights);
 
-/// Reads what save_session wrote, in any process: load_session<typename Model::State>(file). The
-/// logits that follow are bitwise those that would have followed, on the same backend with the same
-/// options; see State::deserialise. The weights are not part of the file: it has to be loaded with
-/// the checkpoint it was saved with. Throws ds4::Error for anything else: no file, another version
-/// or configuration, a damaged or truncated file, or one with something behind its end. Memory
-/// grows with what the file holds, not with what it announces.
+/// Reads what save_session wrote, in any process:
+/// load_session<typename Model::State>(file, model.fingerprint()). The logits that follow are
+/// bitwise those that would have followed, on the same backend with the same options; see
+/// State::deserialise. Throws ds4::Error for anything else: no file, another version, configuration
+/// or fingerprint of the weights, a damaged or truncated file, or one with something behind its
+/// end. Memory grows with what the file holds, not with what it announces.
 template <class State>
-Session<State> load_session(const std::filesystem::path& file);
+Session<State> load_session(const std::filesystem::path& file, std::uint64_t weights);
 
 namespace detail {
 
 inline constexpr std::array<char, 8> kSessionMagic{'d', 's', '4', 's', 'e', 's', 's', 'n'};
-inline constexpr std::uint32_t kSessionVersion = 1;
+inline constexpr std::uint32_t kSessionVersion = 2;
 /// Tokens to a piece of the file: a wrong number of them costs no more memory than this.
 inline constexpr std::size_t kSessionPiece = 4096;
 
@@ -103,7 +104,7 @@ inline std::ifstream open_session(const std::filesystem::path& file) {
 
 /// load_session from a stream that is the file; errors begin with `where`.
 template <class State>
-Session<State> read_session(std::istream& stream, const std::string& where) {
+Session<State> read_session(std::istream& stream, const std::string& where, std::uint64_t weights) {
   CheckedReader in(stream, where);
   if (in.value<std::array<char, 8>>() != kSessionMagic) {
     in.fail("found something else, expected a session that ds4 saved");
@@ -112,7 +113,11 @@ Session<State> read_session(std::istream& stream, const std::string& where) {
     in.fail("found version " + std::to_string(version) + ", expected " +
             std::to_string(kSessionVersion));
   }
+  const auto saved_with = in.value<std::uint64_t>();
   Session<State> session{{}, State::deserialise(stream, where)};
+  if (saved_with != weights) {  // said behind the state's own error about another configuration
+    in.fail("found a session of other weights, expected one saved with this checkpoint");
+  }
   const auto count = in.value<std::uint64_t>();
   while (session.ids.size() < count) {
     const std::size_t done = session.ids.size();
@@ -135,7 +140,7 @@ Session<State> read_session(std::istream& stream, const std::string& where) {
 
 template <ModelConfig C, Backend B>
 void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
-                  const State<C, B>& state) {
+                  const State<C, B>& state, std::uint64_t weights) {
   const std::string where = detail::printable_path(file);
   if (state.position > ids.size()) {
     throw Error(where, "found a state of " + std::to_string(state.position) +
@@ -149,6 +154,7 @@ void save_session(const std::filesystem::path& file, std::span<const std::int32_
   detail::CheckedWriter writer(stream, where);
   writer.value(detail::kSessionMagic);
   writer.value(detail::kSessionVersion);
+  writer.value(weights);
   state.serialise(stream, where);
   writer.value(static_cast<std::uint64_t>(ids.size()));
   for (; !ids.empty(); ids = ids.subspan(std::min(ids.size(), detail::kSessionPiece))) {
@@ -159,9 +165,9 @@ void save_session(const std::filesystem::path& file, std::span<const std::int32_
 }
 
 template <class State>
-Session<State> load_session(const std::filesystem::path& file) {
+Session<State> load_session(const std::filesystem::path& file, std::uint64_t weights) {
   std::ifstream stream = detail::open_session(file);
-  return detail::read_session<State>(stream, detail::printable_path(file));
+  return detail::read_session<State>(stream, detail::printable_path(file), weights);
 }
 
 }  // namespace ds4::inline v0_1
