@@ -10,6 +10,7 @@
 
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
+#include <ds4/core/new_file.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/stop.hpp>
@@ -61,6 +62,9 @@ void append_prompt(std::vector<std::int32_t>& ids, const RunOptions& options,
 }
 
 void run(const RunOptions& options) {
+  // A session that cannot be saved is known before the work, not behind it: this makes the
+  // temporary file, and removes it.
+  if (!options.save_session.empty()) NewFile{options.save_session};
   const std::unique_ptr<AnyModel> model = load_model(options.model);
   const ConfigValues& config = model->config();
   const Tokenizer tokenizer = Tokenizer::load(model_dir(options.model));

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/kernels/simd.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
@@ -49,6 +51,11 @@ namespace fs = std::filesystem;
 const std::string kAusten = ds4::test::models("/austen");
 const std::string kPlainNote =
     "ds4: chat: the model has no <think>, </think>, so it continues your messages as plain text\n";
+
+/// What the program has saved with models/austen.
+ds4::Session<Austen::State> load_session(const std::string& file) {
+  return ds4::load_session<Austen::State>(file, ds4::Checkpoint::open(kAusten).fingerprint());
+}
 
 /// A model folder whose tokenizer has all tokens of the chat encoding: " the" ends the reasoning
 /// and
@@ -394,7 +401,7 @@ TEST_CASE("chat: an interrupt stops the answer and not the program") {
             saved + "' >&3\nexec 3>&-\nwait $!\n");
   CHECK(result.code == 0);
   CHECK(result.err == kPlainNote);
-  const auto session = ds4::load_session<Austen::State>(saved);
+  const auto session = load_session(saved);
   CHECK(session.ids.size() > 2);
   CHECK(session.ids.size() < 16'000);
   const auto tokenizer = ds4::Tokenizer::load(kAusten);
@@ -473,15 +480,54 @@ TEST_CASE("run: a session continues in another process") {
   run({"--prompt", "It is a truth", "--max-tokens", "0", "--save-session", file});
   CHECK(run({"--load-session", file, "--prompt", " universally acknowledged", "--max-tokens", "40",
              "--save-session", file}) == whole);
-  const auto session = ds4::load_session<Austen::State>(file);
+  const auto session = load_session(file);
   CHECK(std::ranges::count(session.ids, 0) == 1);
 
   check_fails(ds4_program({"run", "--load-session", dir / "none"}), 1, "none: cannot open: ");
   check_fails(ds4_program({"run", "--load-session", dir.write("text", "once upon a time")}), 1,
               "text: found something else, expected a session that ds4 saved");
   check_fails(ds4_program({"run", "--load-session", ""}), 2, "--load-session: expected a path");
-  const Result unwritable =
-      ds4_program({"run", "--max-tokens", "1", "--save-session", dir / "no/file"});
-  CHECK(unwritable.code == 1);
-  CHECK(contains(unwritable.err, "no/file: cannot create: "));
+}
+
+TEST_CASE("run: a session that cannot be saved is refused before there is text") {
+  const TempDir dir;
+  const auto run = [](const std::string& file) {
+    return ds4_program({"run", "--max-tokens", "5", "--temperature", "0", "--save-session", file});
+  };
+  fs::create_directory(dir / "folder");
+  check_fails(run(dir / "no/file"), 1, "no/file: cannot create: ");  // checks that out is empty
+  check_fails(run(dir / "folder"), 1, "folder: cannot create: found a folder of this name");
+  check_fails(run(dir.write("file", "text") + "/session"), 1, "file/session: cannot create: ");
+  CHECK(std::distance(fs::directory_iterator(dir / ""), fs::directory_iterator()) == 2);
+  CHECK(read(dir / "file") == "text");
+
+  // One that could be saved and then was not leaves what is there: here there is no prompt.
+  const std::string kept = dir.write("kept", "kept");
+  CHECK(ds4_program({"run", "--prompt-file", dir / "none", "--save-session", kept}).code == 1);
+  CHECK(read(kept) == "kept");
+  CHECK(std::distance(fs::directory_iterator(dir / ""), fs::directory_iterator()) == 3);
+}
+
+TEST_CASE("run: a session goes on with the weights that it was saved with, and no others") {
+  const TempDir dir;
+  const std::string file = dir / "session";
+  // The same configuration, one weight another.
+  const std::string other = dir / "other";
+  fs::create_directory(other);
+  for (const char* name : {"config.json", "tokenizer.json"}) {
+    fs::copy_file(fs::path(kAusten) / name, fs::path(other) / name);
+  }
+  std::string weights = read(kAusten + "/model.safetensors");
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  dir.write("other/model.safetensors", weights);
+
+  REQUIRE(ds4_program({"run", "--max-tokens", "3", "--save-session", file}).code == 0);
+  const auto go_on = [&](const std::string& model) {
+    return ds4_program({"run", "--model", model, "--load-session", file, "--max-tokens", "1"});
+  };
+  CHECK(go_on(kAusten).code == 0);
+  check_fails(go_on(other), 1,
+              "session: found a session of other weights, expected one saved with this checkpoint");
+  const Result chat = ds4_program({"chat", "--model", other}, "/load " + file + "\n");
+  CHECK(contains(chat.err, "session: found a session of other weights, "));
 }
