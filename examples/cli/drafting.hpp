@@ -48,6 +48,12 @@ inline void add_draft_option(Verb& verb, std::string& draft) {
       });
 }
 
+/// The most tokens that the model's drafter can draft.
+inline std::size_t longest_draft(const AnyModel& model) {
+  return model.drafter() == DrafterKind::dspark ? model.config().dspark_block_size
+                                                : DraftLength::kMost;
+}
+
 /// The draft length to use with a model: none, with a note unless it is wished, for a checkpoint
 /// that has nothing to draft with.
 inline std::optional<DraftLength> draft_length_for(const AnyModel& model,

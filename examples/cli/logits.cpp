@@ -271,9 +271,9 @@ void logits(const LogitsOptions& options) {
       tokens += piece.count;
       context = std::max(context, piece.begin + piece.count);
     }
-    memory.planned_scratch =
-        std::max(memory.planned_scratch,
-                 planned_scratch(*model, options.model, tokens, pieces.size(), context, tokens));
+    memory.planned_scratch = std::max(memory.planned_scratch,
+                                      planned_scratch(*model, options.model, tokens, pieces.size(),
+                                                      context, tokens, options.mtp));
   }
   writer.finish();
   memory.scratch = model->scratch_bytes();

@@ -35,7 +35,7 @@ StorageFormat storage_format(const AnyModel& model) {
 bool is_planned(const ModelChoice& choice) { return choice.backend == "simd"; }
 
 PassShape pass_shape(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
-                     std::size_t sequences, std::size_t context, std::size_t logits) {
+                     std::size_t sequences, std::size_t context, std::size_t logits, bool drafts) {
   const bool bf16 = simd::chosen_kernels().layout_for(DType::bf16, false) == simd::Layout::bf16;
   return {.tokens = tokens,
           .sequences = sequences,
@@ -43,16 +43,18 @@ PassShape pass_shape(const AnyModel& model, const ModelChoice& choice, std::size
           .logits = logits,
           .threads = choice.threads,
           .storage = storage_format(model),
-          .exact = choice.exact || !bf16};
+          .exact = choice.exact || !bf16,
+          .targets = drafts && model.drafter() == DrafterKind::dspark};
 }
 
 }  // namespace
 
 std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
-                            std::size_t sequences, std::size_t context, std::size_t logits) {
+                            std::size_t sequences, std::size_t context, std::size_t logits,
+                            bool drafts) {
   if (!is_planned(choice)) return 0;
   return scratch_memory(model.config(),
-                        pass_shape(model, choice, tokens, sequences, context, logits));
+                        pass_shape(model, choice, tokens, sequences, context, logits, drafts));
 }
 
 std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,
@@ -66,13 +68,13 @@ MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, cons
                           std::size_t prompt, std::size_t position, std::size_t drafted) {
   const std::size_t chunk = std::min(prompt, prefill_chunk(model.config()));
   std::size_t scratch =
-      std::max(planned_scratch(model, choice, chunk, 1, prompt, 1),
-               planned_scratch(model, choice, 1 + drafted, 1, position, 1 + drafted));
+      std::max(planned_scratch(model, choice, chunk, 1, prompt, 1, drafted > 0),
+               planned_scratch(model, choice, 1 + drafted, 1, position, 1 + drafted, drafted > 0));
   if (drafted > 0 && is_planned(choice)) {
     const std::size_t rows =
         std::min(prompt, model.config().sliding_window + kDefaultRollbackLimit);
-    scratch = std::max(
-        scratch, draft_memory(model.config(), pass_shape(model, choice, rows, 1, position, 1)));
+    scratch = std::max(scratch, draft_memory(model.config(), pass_shape(model, choice, rows, 1,
+                                                                        position, 1, true)));
   }
   return {.scratch = model.scratch_bytes(),
           .state = model.state_bytes(state),

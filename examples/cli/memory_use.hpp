@@ -27,9 +27,10 @@ MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, cons
                           std::size_t prompt, std::size_t position, std::size_t drafted = 0);
 
 /// Bytes that a pass of this shape is planned to take; storage, threads and precision are the
-/// model's. 0 on the reference backend.
+/// model's. `drafts`: the states keep what its drafter needs. 0 on the reference backend.
 std::size_t planned_scratch(const AnyModel& model, const ModelChoice& choice, std::size_t tokens,
-                            std::size_t sequences, std::size_t context, std::size_t logits);
+                            std::size_t sequences, std::size_t context, std::size_t logits,
+                            bool drafts = false);
 
 /// Bytes that the state of a sequence of this length is planned to hold; 0 likewise.
 std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std::size_t position,

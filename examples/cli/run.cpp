@@ -117,7 +117,7 @@ void run(const RunOptions& options) {
   if (length) summary += "\n" + to_string(length->totals());
   summary += "\nmemory: " +
              to_string(sequence_memory(*model, options.model, state, prompt, model->position(state),
-                                       length ? length->longest() : 0));
+                                       length ? length->most(longest_draft(*model)) : 0));
   print_error(summary + "\n");
   if (interrupted()) throw Quit{};
 }

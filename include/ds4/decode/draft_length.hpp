@@ -85,8 +85,10 @@ class DraftLength {
     return made;
   }
 
-  /// The longest draft that it may choose, as far as the drafter goes.
-  std::size_t longest() const { return automatic_ ? kMost : fixed_; }
+  /// The longest draft that it may have chosen where the drafter can draft `longest`.
+  std::size_t most(std::size_t longest) const {
+    return std::min(longest, !automatic_ ? fixed_ : confident_ ? kMost : kMostAutomatic);
+  }
 
   /// The length for the next step, at most `longest`, what the drafter can draft. The first
   /// kPlainSteps are without, to compare with.

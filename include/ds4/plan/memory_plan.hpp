@@ -21,7 +21,9 @@ struct PassShape {
   std::size_t logits = 1;                          ///< rows of logits
   std::size_t threads = 1;                         ///< lanes, each with scratch memory of its own
   StorageFormat storage = StorageFormat::release;  ///< the weights'
-  bool exact = false;  ///< activations in float32; they are as well without AVX-512's BF16
+  bool exact = false;     ///< activations in float32; they are as well without AVX-512's BF16
+  bool targets = false;   ///< states keep DSpark's target hidden states
+  std::size_t block = 0;  ///< tokens of a block, where the pass is DSpark's
 };
 
 namespace detail {
@@ -200,7 +202,7 @@ constexpr void meter_attention(ScratchMeter& m, const Config& c, const PassShape
       const std::size_t lanes = 2 * simd::kMaxLanes;
       const std::size_t padded = (d + lanes - 1) / lanes * lanes;
       const std::size_t entries = ratio == 0 ? 0 : indexed ? c.index_topk : pass.context / ratio;
-      m.own((c.sliding_window + entries) * sizeof(void*));
+      m.own((c.sliding_window + pass.block + entries) * sizeof(void*));
       m.own(simd::kHeadGroup * simd::kKeyTile * 4);
       m.own(H * padded * 4);
       m.own(H * 4);
@@ -275,7 +277,7 @@ constexpr void meter_layer(ScratchMeter& m, const Config& c, const PassShape& pa
   });
 }
 
-/// Model::run_head.
+/// The end of a pass: collapse, norm, head.
 template <class Config>
 constexpr void meter_head(ScratchMeter& m, const Config& c, std::size_t logits) {
   m.scope([&] {
@@ -295,6 +297,7 @@ constexpr std::size_t scratch_memory(const Config& c, const PassShape& pass) {
   detail::ScratchMeter m(pass);
   for (std::size_t i = 0; i < 4; ++i) m.rows(c.qk_rope_head_dim / 2);
   m.rows(streams);
+  if (pass.targets) m.rows(c.dspark_target_layer_ids.size() * c.hidden_size);
   for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
     m.scope([&] {
       m.own(pass.sequences * sizeof(void*));
@@ -306,11 +309,48 @@ constexpr std::size_t scratch_memory(const Config& c, const PassShape& pass) {
   return m.peak();
 }
 
-/// The same for Model::draft where the multi-token-prediction layer has pass.tokens rows to make:
-/// the token's, and those of the tokens before it that have come since the last draft, at first of
-/// the whole window.
+/// Whether the drafter of a checkpoint with this configuration is DSpark: it then says nothing of a
+/// multi-token-prediction layer.
+template <class Config>
+constexpr bool drafts_with_dspark(const Config& c) {
+  return c.dspark_stages > 0 && c.num_nextn_predict_layers == 0;
+}
+
+namespace detail {
+
+/// Model::draft with DSpark where pass.tokens window rows are to be made.
+template <class Config>
+constexpr std::size_t dspark_memory(const Config& c, PassShape pass) {
+  const std::size_t D = c.hidden_size;
+  ScratchMeter rows(pass);
+  for (std::size_t i = 0; i < 2; ++i) rows.rows(c.qk_rope_head_dim / 2);
+  rows.rows(c.dspark_target_layer_ids.size() * D);
+  rows.rows(D);
+  rows.linear(TensorRole::linear, c.dspark_target_layer_ids.size() * D);
+  meter_window(rows, c);
+
+  pass.tokens = pass.block = c.dspark_block_size;
+  ScratchMeter block(pass);
+  for (std::size_t i = 0; i < 2; ++i) block.rows(c.qk_rope_head_dim / 2);
+  block.rows(c.hc_mult * D);
+  meter_layer(block, c, pass, 0);
+  meter_head(block, c, pass.tokens);
+
+  pass.tokens = 1;
+  ScratchMeter markov(pass);
+  markov.rows(c.dspark_markov_rank);
+  markov.linear(TensorRole::matrix, c.dspark_markov_rank);
+  return std::max({rows.peak(), block.peak(), markov.peak()});
+}
+
+}  // namespace detail
+
+/// The same for Model::draft where the drafter has pass.tokens rows to make: of a
+/// multi-token-prediction layer the token's, and of either those of the tokens before it that have
+/// come since the last draft, at first of the whole window.
 template <class Config>
 constexpr std::size_t draft_memory(const Config& c, PassShape pass) {
+  if (drafts_with_dspark(c)) return detail::dspark_memory(c, pass);
   const std::size_t rows = pass.tokens;
   const std::size_t streams = c.hc_mult * c.hidden_size;
   detail::ScratchMeter m(pass);
@@ -323,7 +363,6 @@ constexpr std::size_t draft_memory(const Config& c, PassShape pass) {
     m.linear(TensorRole::linear, c.hidden_size);
     m.linear(TensorRole::linear, rows * c.hc_mult, c.hidden_size);
   });
-  m.own(sizeof(void*));
   if (rows > 1) {
     pass.tokens = rows - 1;
     m.set_tokens(pass.tokens);
@@ -351,7 +390,13 @@ constexpr std::size_t state_memory(const Config& c, std::size_t n, std::size_t s
   const std::size_t earliest = n - std::min(n, rollback);
   const std::size_t d = c.head_dim;
   std::size_t bytes = 0;
-  if (drafts && n > 0) {
+  if (drafts && n > 0 && drafts_with_dspark(c)) {
+    const std::size_t first = earliest - std::min(earliest, c.sliding_window);
+    bytes +=
+        log(first, n, simd::kTailLogRows, c.dspark_target_layer_ids.size() * c.hidden_size * 4);
+    bytes +=
+        c.dspark_stages * log(n - std::min(n, c.sliding_window), n, simd::kKeyLogRows, d * size);
+  } else if (drafts && n > 0) {
     const std::size_t first = earliest - std::min(earliest, c.sliding_window);
     bytes += log(first, n, simd::kTailLogRows, c.hc_mult * c.hidden_size * 4);
     bytes += log(first, n - 1, simd::kKeyLogRows, d * size);
