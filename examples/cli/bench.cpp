@@ -236,16 +236,26 @@ struct Verification {
   double bytes;  ///< of weights that it reads
 };
 
-/// Passes of 1 to 4 tokens behind a state, in turns, each at many places of the text.
-std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
-                                             std::span<const std::int32_t> ids,
-                                             std::size_t repetitions) {
-  constexpr std::size_t kMost = 4;
+/// What drafts cost.
+struct DraftCosts {
+  std::vector<Verification> passes;
+  /// Of a whole block of DSpark, or of one token, relative to a pass of one token; 0: no drafter.
+  double draft = 0.0;
+};
+
+/// Passes of 1 to 4 tokens behind a state, or to a whole block and one of DSpark, and drafts, in
+/// turns, each at many places of the text.
+DraftCosts draft_costs(AnyModel& model, AnyState state, std::span<const std::int32_t> ids,
+                       std::size_t repetitions) {
+  const bool dspark = model.drafter() == DrafterKind::dspark;
+  const std::size_t kMost = dspark ? 1 + model.config().dspark_block_size : 4;
+  const std::size_t draft = dspark ? model.config().dspark_block_size : 1;
   constexpr std::size_t kPlaces = 8;
   const std::size_t k = model.config().num_experts_per_tok;
   const double one = weight_cost(model.checkpoint(), model.config()).bytes;
   const double expert = weight_cost(model.checkpoint(), model.config(), "", 1, k + 1).bytes - one;
   std::vector<std::vector<double>> seconds(kMost);
+  std::vector<double> drafts;
   std::vector<ExpertsMet> experts(kMost);
   const std::size_t places = std::min(kPlaces, ids.size() - std::min(ids.size(), kMost));
   for (std::size_t place = 0; place < places; ++place) {
@@ -262,13 +272,25 @@ std::vector<Verification> verification_costs(AnyModel& model, AnyState state,
       }
       seconds[n - 1].push_back(median(times));
     }
+    // The first one has rows of the tokens before to make.
+    if (model.drafter() != DrafterKind::none &&
+        !model.draft_logits(state, ids[place], draft).values.empty()) {
+      std::vector<double> times;
+      for (std::size_t i = 0; i < repetitions; ++i) {
+        const Stopwatch time;
+        model.draft_logits(state, ids[place], draft);
+        times.push_back(time.seconds());
+      }
+      drafts.push_back(median(times));
+    }
     model.decode(state, ids[place]);
   }
-  std::vector<Verification> costs;
+  DraftCosts costs;
   for (std::size_t n = 1; n <= kMost && places > 0; ++n) {
     const double more = (experts[n - 1].mean() - static_cast<double>(k)) * expert;
-    costs.push_back({n, median(seconds[n - 1]) / median(seconds[0]), 1.0 + more / one});
+    costs.passes.push_back({n, median(seconds[n - 1]) / median(seconds[0]), 1.0 + more / one});
   }
+  if (!drafts.empty()) costs.draft = median(drafts) / median(seconds[0]);
   return costs;
 }
 
@@ -342,12 +364,16 @@ void bench(const BenchOptions& options) {
   const std::size_t context = contexts.front();
   const std::size_t decoded = std::min<std::size_t>(options.decode, 32);
   const std::size_t chunk = std::min<std::size_t>(context, 512);
-  behind = options.fill ? model->random_state(context, false) : model->new_state();
+  const bool drafts = options.draft != "off";
+  behind = options.fill ? model->random_state(context, drafts) : model->new_state();
+  if (drafts && !options.fill) model->keep_drafts(behind);
   if (!options.fill) model->prefill(behind, all.first(context));
   Json verification = Json::array();
-  if (options.draft != "off") {  // the layer is not needed for that
-    for (const Verification& of :
-         verification_costs(*model, behind, all.subspan(context), options.repetitions)) {
+  double draft_cost = 0.0;
+  if (drafts) {  // passes need no drafter
+    const DraftCosts costs = draft_costs(*model, behind, all.subspan(context), options.repetitions);
+    draft_cost = costs.draft;
+    for (const Verification& of : costs.passes) {
       verification.push_back(
           {{"tokens", of.tokens}, {"relative_time", of.seconds}, {"relative_bytes", of.bytes}});
     }
@@ -421,6 +447,7 @@ void bench(const BenchOptions& options) {
                        {"bf16_flops_per_s", bf16_flops}};
   result["milliseconds_per_token"] = components;
   if (!verification.empty()) result["verification"] = verification;
+  if (draft_cost > 0.0) result["draft_relative_time"] = draft_cost;
   result["backend"] = options.model.backend;
   if (!launches.empty()) result["launches"] = launches;
   std::size_t weight_bytes = 0;
@@ -469,6 +496,8 @@ void bench(const BenchOptions& options) {
     line("a pass of %zu: %.2f x the time of one token, %.2f x the bytes\n", of["tokens"].count(),
          of["relative_time"].number(), of["relative_bytes"].number());
   }
+  if (draft_cost > 0.0)
+    line("  a draft takes %.2f x the time of a pass of one token\n", draft_cost);
   for (const char* phase : {"prefill", "decode"}) {
     for (const auto& [name, value] : result["milliseconds_per_token"][phase].members()) {
       line("%-8s %-22s %8.3f ms a token\n", phase, name.c_str(), value.number());

@@ -260,7 +260,8 @@ void logits(const LogitsOptions& options) {
       const auto at = std::ranges::find(drafts.at, end);
       if (at == drafts.at.end() || end >= sequences[piece.sequence].size()) continue;
       const Logits rows =
-          model->draft_logits(states[piece.sequence], sequences[piece.sequence][end]);
+          model->draft_logits(states[piece.sequence], sequences[piece.sequence][end],
+                              model->config().dspark_block_size);
       out.write(tensor + static_cast<std::size_t>(at - drafts.at.begin()), 0,
                 model->config().vocab_size, rows.values);
     }

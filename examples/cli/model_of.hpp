@@ -49,9 +49,9 @@ class ModelOf final : public AnyModel {
   DrafterKind drafter() const override { return model_.drafter(); }
   void keep_drafts(AnyState& state) const override { typed(state).keep_drafts(); }
   Logits mtp_logits(AnyState& state) override { return keep(model_.mtp_logits(typed(state))); }
-  Logits draft_logits(AnyState& state, std::int32_t next) override {
+  Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count) override {
     std::vector<float> all;
-    model_.draft(typed(state), next, model_.longest_draft(), [&](std::span<const float> logits) {
+    model_.draft(typed(state), next, count, [&](std::span<const float> logits) {
       all.insert(all.end(), logits.begin(), logits.end());
       return argmax(logits);
     });
