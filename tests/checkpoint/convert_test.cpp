@@ -203,7 +203,8 @@ TEST_CASE("convert: a model of the converted checkpoint gives the same logits") 
   const std::vector<float> quant = logits_of<ds4::models::quant>(data_dir("quant"));
   convert_to(StorageFormat::bf16, data_dir("quant"), dir.path() / "bf16");
   CHECK(logits_of<ds4::models::quant>(dir.path() / "bf16") == quant);
-  CHECK(ds4::Model<ds4::models::quant>::load(dir.path() / "bf16").has_mtp());
+  CHECK(ds4::Model<ds4::models::quant>::load(dir.path() / "bf16").drafter() ==
+        ds4::DrafterKind::mtp);
   // The release's norms are BF16, and some of the fixture's F32: that is the only difference.
   convert_to(StorageFormat::release, data_dir("quant"), dir.path() / "norms");
   convert_to(StorageFormat::bf16, dir.path() / "norms", dir.path() / "norms-bf16");
@@ -572,7 +573,8 @@ TEST_CASE("convert: drafters and layers that the configuration does not list are
   copy.write(absent);
   const auto none = convert_to(StorageFormat::bf16, absent.path(), absent.path() / "out");
   CHECK(none.left_out == 0);
-  CHECK_FALSE(ds4::Model<ds4::models::quant>::load(absent.path() / "out").has_mtp());
+  CHECK(ds4::Model<ds4::models::quant>::load(absent.path() / "out").drafter() ==
+        ds4::DrafterKind::none);
 }
 
 TEST_CASE("convert: a wrong source is one error, before anything is written") {

@@ -388,12 +388,12 @@ TEST_CASE("load: FP4 and FP8 matrices keep their shapes apart") {
 }
 
 TEST_CASE("load: the multi-token-prediction layer") {
-  CHECK(load<Quant>(quant()).has_mtp());
+  CHECK(load<Quant>(quant()).drafter() == ds4::DrafterKind::mtp);
 
   auto without = quant();
   std::erase_if(without.tensors, [](const auto& item) { return item.first.starts_with("mtp."); });
   const auto model = load<Quant>(without);
-  CHECK_FALSE(model.has_mtp());
+  CHECK(model.drafter() == ds4::DrafterKind::none);
   CHECK(logits_of(model) == logits_of(load<Quant>(quant())));
 
   auto incomplete = quant();
@@ -418,7 +418,7 @@ TEST_CASE("load: the dspark drafter is set aside") {
   }
   copy.config["dspark_block_size"] = 4;
   const auto model = load<Quant>(copy);
-  CHECK_FALSE(model.has_mtp());
+  CHECK(model.drafter() == ds4::DrafterKind::none);
   CHECK(model.config().has_dspark);
   CHECK(logits_of(model) == logits_of(load<Quant>(quant())));
 
