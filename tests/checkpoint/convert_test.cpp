@@ -599,9 +599,9 @@ TEST_CASE("convert: a wrong source is one error, before anything is written") {
          "extra: found I8 [3], expected no such tensor");
   copy = CheckpointCopy("quant");
   copy.tensors.erase("mtp.0.attn.wkv.scale");
-  copy.tensors["layers.1.attn.wkv.scale"].reset(DType::u8, {1, 2});
+  copy.tensors["layers.1.attn.wkv.scale"].reset(DType::i8, {1, 2});
   expect(copy,
-         ": layers.1.attn.wkv.scale: found U8 [1, 2], expected dtype F8_E8M0 or F32; "
+         ": layers.1.attn.wkv.scale: found I8 [1, 2], expected dtype F8_E8M0, U8 or F32; "
          "mtp.0.attn.wkv.scale: missing");
   copy = CheckpointCopy("quant");
   copy.config["o_groups"] = 0;
