@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -52,11 +53,12 @@ class AddedTokenFinder {
  public:
   AddedTokenFinder() = default;
 
-  /// Of equal contents the first one counts.
+  /// Of equal contents, as normalising makes them, the first one counts; which one does is open in
+  /// the reference.
   explicit AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-    std::ranges::stable_sort(tokens_, {}, &AddedToken::content);
-    const auto rest = std::ranges::unique(tokens_, {}, &AddedToken::content);
-    tokens_.erase(rest.begin(), rest.end());
+    std::unordered_set<std::string> contents;
+    std::erase_if(tokens_, [&](const AddedToken& t) { return !contents.insert(t.content).second; });
+    std::ranges::sort(tokens_, {}, &AddedToken::content);
     for (const AddedToken& token : tokens_) begins_[byte(token.content, 0)] = true;
   }
 

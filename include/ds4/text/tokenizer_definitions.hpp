@@ -282,8 +282,6 @@ DS4_FUNCTION void Tokenizer::add_added_tokens(const detail::TokenizerFile& file,
     if (added.normalized && nfc_) list.back().content = detail::nfc(added.content);
     if (added.single_word && !word_) word_.emplace(detail::kWordCharacter, reader.file(), field);
   }
-  // Of two that are one when normalised, the reference takes a special one, then the first.
-  std::ranges::stable_partition(normalized, &detail::AddedToken::special);
   raw_tokens_ = detail::AddedTokenFinder(std::move(raw));
   normalized_tokens_ = detail::AddedTokenFinder(std::move(normalized));
 }
