@@ -42,6 +42,7 @@ void print_json(const Conversion& conversion, const std::string& format) {
                      {"bytes", conversion.bytes},
                      {"files", conversion.files},
                      {"left_out", conversion.left_out},
+                     {"images_left_out", conversion.images_left_out},
                      {"changes", std::move(changes)}};
   print(json.dump_lines() + "\n");
 }
@@ -94,10 +95,12 @@ void convert_checkpoint(const ConvertVerbOptions& options) {
   const Conversion conversion = convert(options.dir, options.out, wanted);
   warn(conversion.warnings);
   if (conversion.left_out > 0) {
-    print_error("mtp.*: " + std::to_string(conversion.left_out) + " tensors left out, " +
-                (conversion.has_dspark ? "a dspark drafter, which ds4 does not run"
-                                       : "as config.json lists no such layer") +
-                "\n");
+    print_error("mtp.*: " + std::to_string(conversion.left_out) +
+                " tensors left out, as config.json announces no drafter\n");
+  }
+  if (conversion.images_left_out > 0) {
+    print_error(std::to_string(conversion.images_left_out) +
+                " tensors that see images left out, as ds4 reads text alone\n");
   }
   if (options.json) {
     print_json(conversion, options.format);

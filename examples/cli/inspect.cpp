@@ -5,13 +5,17 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include <ds4/checkpoint/drafter.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
@@ -84,15 +88,22 @@ void list_schedule(std::ostream& out, const ConfigValues& config) {
 struct Census {
   std::size_t tensors = 0;
   std::size_t extra_tensors = 0;     // mtp.*
-  std::size_t parameters = 0;        // without the two below
+  std::size_t image_tensors = 0;     // which are set aside
+  std::size_t parameters = 0;        // without the two below and those that see images
   std::size_t extra_parameters = 0;  // mtp.*
   std::size_t hash_entries = 0;
   std::size_t bytes = 0;
   std::map<std::string_view, std::size_t> bytes_by_dtype;
 
-  explicit Census(const Checkpoint& checkpoint) {
+  Census(const Checkpoint& checkpoint, const ConfigValues& config, DrafterKind drafter) {
+    std::set<std::string> images;
+    for (TensorInfo& tensor : list_vision_tensors(config, drafter)) {
+      images.insert(std::move(tensor.name));
+    }
     for (const StoredTensor& tensor : checkpoint.tensors()) {
       const bool extra = tensor.name.starts_with("mtp.");
+      const bool image = images.contains(tensor.name);
+      if (image) ++image_tensors;
       ++tensors;
       if (extra) ++extra_tensors;
       bytes += tensor.data.size();
@@ -101,7 +112,7 @@ struct Census {
       if (matrix_storage(tensor.dtype) == StoredFp4::kDType) count *= 2;
       if (tensor.name.ends_with(".tid2eid")) {
         hash_entries += count;
-      } else if (!tensor.name.ends_with(".scale")) {
+      } else if (!image && !tensor.name.ends_with(".scale")) {
         (extra ? extra_parameters : parameters) += count;
       }
     }
@@ -140,10 +151,17 @@ std::string verdict(const ConfigValues& config, const std::filesystem::path& dir
 }
 
 void inspect(const std::filesystem::path& dir) {
-  const ConfigValues config = read_config(dir / "config.json");
+  ConfigValues config = read_config(dir / "config.json");
   const Checkpoint checkpoint = Checkpoint::open(dir);
   warn(checkpoint.warnings());
-  const Census census(checkpoint);
+  DrafterKind drafter = DrafterKind::none;
+  std::string broken;
+  try {
+    drafter = complete_drafter(config, checkpoint);
+  } catch (const Error& error) {
+    broken = error.what();
+  }
+  const Census census(checkpoint, config, drafter);
 
   std::ostringstream out;
   out << to_string(config);
@@ -151,12 +169,20 @@ void inspect(const std::filesystem::path& dir) {
       << "\neos_token_id: " << detail::field_text(config.eos_token_ids) << "\n";
   list_schedule(out, config);
   out << "multi-token prediction: ";
-  if (config.has_dspark) {
-    out << "dspark drafter, recognised but not supported, set aside: no drafts";
-  } else if (census.extra_tensors > 0) {
+  if (!broken.empty()) {
+    out << "none that can be read: " << broken;
+  } else if (drafter == DrafterKind::dspark) {
+    out << "DSpark, stages: " << config.dspark_stages
+        << ", tokens of a block: " << config.dspark_block_size << ": drafts with --draft";
+  } else if (drafter == DrafterKind::mtp) {
     out << "one layer, sliding, learned router: drafts with --draft";
+  } else if (census.extra_tensors > 0) {
+    out << "none that config.json announces, mtp.* is set aside: no drafts";
   } else {
     out << "none: no drafts";
+  }
+  if (census.image_tensors > 0) {
+    out << "\nimages: " << census.image_tensors << " tensors, set aside: text alone";
   }
   out << "\ntensors: " << census.tensors << ", of which " << census.extra_tensors
       << " for multi-token prediction"

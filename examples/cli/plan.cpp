@@ -40,7 +40,8 @@ struct PlanVerbOptions {
 void print_plan(const PlanVerbOptions& options) {
   const ConfigValues config = named_config(options.config);
   PlanOptions wanted = options.plan;
-  wanted.storage = kStorageFormats.at(options.storage);
+  wanted.storage =
+      options.storage.empty() ? release_format(config) : kStorageFormats.at(options.storage);
   wanted.state = kStates.at(options.state);
   if (wanted.context > config.max_position_embeddings) {
     throw Error("--context", "found " + std::to_string(wanted.context) +
@@ -62,6 +63,7 @@ void print_plan(const PlanVerbOptions& options) {
         {"parameters_mtp", p.parameters_mtp},
         {"parameters_active", p.parameters_active},
         {"hash_entries", p.hash_entries},
+        {"drafter", std::string(name_of(drafter_of(config)))},
         {"tensors", p.tensors},
         {"weight_bytes", p.weight_bytes},
         {"weight_bytes_by_storage",
@@ -70,6 +72,7 @@ void print_plan(const PlanVerbOptions& options) {
           {"bf16", p.bf16_bytes},
           {"f32", p.f32_bytes},
           {"tables", p.table_bytes}}},
+        {"set_aside", {{"tensors", p.tensors_set_aside}, {"bytes", p.bytes_set_aside}}},
         {"weight_bytes_per_token", p.weight_bytes_per_token},
         {"context", wanted.context},
         {"batch", wanted.batch},
@@ -95,13 +98,17 @@ void print_plan(const PlanVerbOptions& options) {
     print(text);
   };
   const auto gb = [](std::size_t bytes) { return static_cast<double>(bytes) / 1e9; };
-  line("parameters      %zu, and %zu of the extra layer; a token meets %zu\n", p.parameters,
+  line("parameters      %zu, and %zu of the drafter; a token meets %zu\n", p.parameters,
        p.parameters_mtp, p.parameters_active);
   line(
       "checkpoint      %.3f GB in %zu tensors: FP4 %.3f, FP8 %.3f, BF16 %.3f, F32 %.3f, tables "
       "%.3f\n",
       gb(p.weight_bytes), p.tensors, gb(p.fp4_bytes), gb(p.fp8_bytes), gb(p.bf16_bytes),
       gb(p.f32_bytes), gb(p.table_bytes));
+  if (p.tensors_set_aside > 0) {
+    line("                of these %zu tensors, %.3f GB, see images and are set aside\n",
+         p.tensors_set_aside, gb(p.bytes_set_aside));
+  }
   line("a decoded token reads %.3f GB of weights\n", read / 1e9);
   if (options.bandwidth > 0.0) {
     line("%.1f GB/s allow %.2f tokens/s\n", options.bandwidth, options.bandwidth * 1e9 / read);
@@ -125,9 +132,7 @@ void print_plan(const PlanVerbOptions& options) {
 void add_options(Verb& verb) {
   auto options = std::make_shared<PlanVerbOptions>();
   options->plan.threads = default_threads();
-  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
-      .required()
-      .check(expect_path());
+  verb.add_option("CONFIG", options->config, kNamedConfigs).required().check(expect_path());
   verb.add_option("--context", options->plan.context, "Tokens of each sequence")
       .capture_default_str()
       .check(expect_count(1));
@@ -140,9 +145,10 @@ void add_options(Verb& verb) {
   verb.add_option("--threads", options->plan.threads, "Threads, each with some scratch memory")
       .capture_default_str()
       .check(expect_count(1, kMostThreads));
-  verb.add_option("--storage", options->storage, "Storage of the weights")
-      .capture_default_str()
-      .one_of({"release", "bf16", "f32"});
+  verb.add_option("--storage", options->storage,
+                  "Storage of the weights; unless told, base if the configuration states experts "
+                  "in FP8, or else release")
+      .one_of({"release", "base", "bf16", "f32"});
   verb.add_option("--state", options->state, "Storage of the state's rows")
       .capture_default_str()
       .one_of({"bf16", "f32", "fp8"});

@@ -11,6 +11,7 @@ namespace ds4::cli {
 inline const std::map<std::string, StorageFormat> kStorageFormats{
     {"f32", StorageFormat::f32},
     {"bf16", StorageFormat::bf16},
-    {"release", StorageFormat::release}};
+    {"release", StorageFormat::release},
+    {"base", StorageFormat::base}};
 
 }  // namespace ds4::cli

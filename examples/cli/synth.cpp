@@ -35,15 +35,14 @@ void synth(const SynthOptions& options) {
 
 void add_options(Verb& verb) {
   auto options = std::make_shared<SynthOptions>();
-  verb.add_option("CONFIG", options->config, "flash, pro or a config.json")
-      .required()
-      .check(expect_path());
+  verb.add_option("CONFIG", options->config, kNamedConfigs).required().check(expect_path());
   verb.add_option("--layers", options->layers,
-                  "The first layers only: the schedule's prefix and some of its pairs")
+                  "The first layers only: the schedule's prefix and some of its pairs; DSpark, "
+                  "which then reads the last of these, stays")
       .check(expect_count(1));
   verb.add_option("--format", options->format, "Storage of the matrices")
       .capture_default_str()
-      .one_of({"f32", "bf16", "release"});
+      .one_of({"f32", "bf16", "release", "base"});
   verb.add_option("--seed", options->seed, "The same seed gives the same checkpoint")
       .capture_default_str()
       .check(expect_seed());

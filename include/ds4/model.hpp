@@ -284,22 +284,20 @@ class Model {
 
 template <ModelConfig C, Backend B>
 Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
-  const ConfigValues config = read_config_of<C>(dir);
+  ConfigValues config = read_config_of<C>(dir);
   auto weights = std::make_shared<Weights>(Checkpoint::open(dir));
-  weights->config = config;
   const Checkpoint& checkpoint = weights->checkpoint;
+  weights->drafter = complete_drafter_of<C>(config, checkpoint);
+  weights->config = std::move(config);
   std::size_t bytes = 0;
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes, checkpoint.tells_residency());
   WeightLoader<B> loader(checkpoint, backend);
-  weights->drafter = drafter_of(weights->config, checkpoint);
+  set_aside_unread(loader, weights->config, weights->drafter);
   if (weights->drafter == DrafterKind::mtp) weights->mtp.emplace();
-  if (weights->drafter == DrafterKind::dspark) {
-    if constexpr (C::dspark_stages > 0) {
+  if constexpr (C::dspark_stages > 0) {
+    if (weights->drafter == DrafterKind::dspark) {
       weights->dspark.emplace(weights->config.dspark_stages);
-    } else {
-      weights->drafter = DrafterKind::none;
-      loader.set_aside("mtp.");
     }
   }
   weights->visit(loader);

@@ -8,9 +8,8 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
-#include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
-#include <ds4/config/config_values.hpp>
+#include <ds4/config/releases.hpp>
 #include <support/golden.hpp>
 #include <support/totals.hpp>
 
@@ -18,10 +17,10 @@ using ds4::StorageFormat;
 using ds4::test::totals;
 
 TEST_CASE("storage: tensors and bytes of the published checkpoints") {
-  const auto flash = totals(ds4::config_values<ds4::Flash>(), StorageFormat::release);
+  const auto flash = totals(ds4::released_config("flash").value(), StorageFormat::release);
   CHECK(flash.first == 69'187);
   CHECK(flash.second == 159'609'485'896);
-  const auto pro = totals(ds4::config_values<ds4::Pro>(), StorageFormat::release);
+  const auto pro = totals(ds4::released_config("pro").value(), StorageFormat::release);
   CHECK(pro.first == 145'116);
   CHECK(pro.second == 864'704'792'696);
 }

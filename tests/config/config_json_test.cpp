@@ -12,6 +12,7 @@
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/config/releases.hpp>
 #include <ds4/core/json.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
@@ -86,11 +87,232 @@ TEST_CASE("config.json: the schedule for either Flash form is the compiled one")
   const auto flash = ds4::config_values<ds4::Flash>();
   ds4::visit_fields(
       [&](std::string_view field, const auto& value) {
-        if (field.find('.') == field.npos) json[std::string(field)] = value;
+        if (field.find('.') == field.npos && field != "dspark_stages") {
+          json[std::string(field)] = value;
+        }
       },
       flash);
   json["compress_ratios"].push_back(0);
   CHECK(ds4::compare(read(json), flash).empty());
+}
+
+TEST_CASE("config.json: every published one, covered by the compiled types") {
+  const auto flash = ds4::config_values<ds4::Flash>();
+  const auto pro = ds4::config_values<ds4::Pro>();
+  const auto vision = ds4::config_values<ds4::FlashVision>();
+  struct Published {
+    const char* file;
+    const ds4::ConfigValues& compiled;
+    const char* name;  // of released_config()
+  };
+  for (const auto& [file, compiled, name] :
+       {Published{"flash-2026-04-early.config.json", flash, "flash"},
+        Published{"flash-2026-04.config.json", flash, "flash-2026-04"},
+        Published{"flash-base.config.json", flash, "flash-base"},
+        Published{"flash-0731.config.json", flash, "flash-0731"},
+        Published{"flash-0731.inference-config.json", flash, "flash-0731"},
+        Published{"flash-vision-exp.config.json", vision, "flash-vision-exp"},
+        Published{"pro-2026-04.config.json", pro, "pro"},
+        Published{"pro-0813.config.json", pro, "pro-0813"},
+        Published{"pro-0813.inference-config.json", pro, "pro-0813"}}) {
+    CAPTURE(std::string(file));
+    const ConfigValues values = ds4::read_config(ds4::test::data_dir("real-configs") / file);
+    for (const auto& difference : ds4::compare(values, compiled)) {
+      FAIL_CHECK(difference.field, ": found ", difference.found, ", expected ",
+                 difference.expected);
+    }
+    const ConfigValues named = ds4::released_config(name).value();
+    CHECK(ds4::to_string(values) == ds4::to_string(named));
+    CHECK(values.has_dspark == named.has_dspark);
+    CHECK(values.vision.has_value() == named.vision.has_value());
+    if (values.vision) CHECK(values.vision->inter_dim == named.vision->inter_dim);
+    if (!values.expert_dtype.empty()) CHECK(values.expert_dtype == named.expert_dtype);
+    // The other epsilon is another model.
+    if (!values.vision) CHECK(ds4::compare(values, vision).size() >= 1);
+  }
+  const auto differences = ds4::compare(ds4::released_config("flash-vision-exp").value(), flash);
+  REQUIRE(differences.size() == 1);
+  CHECK(differences[0].field == "rms_norm_eps");
+  CHECK(differences[0].found == "1e-20");
+  CHECK_FALSE(ds4::released_config("flash-2027").has_value());
+}
+
+TEST_CASE("config.json: how long the drafter and the context are needs no other type") {
+  const auto flash = ds4::config_values<ds4::Flash>();
+  const auto file = [](const char* name) {
+    return ds4::detail::read_json(ds4::test::data_dir("real-configs") / name);
+  };
+  const auto covered = [&](const Json& json) { return ds4::compare(read(json), flash).empty(); };
+  for (const Json& count : {Json(0), Json(1), Json(nullptr)}) {
+    for (const bool kept : {true, false}) {
+      Json april = file("flash-2026-04.config.json");
+      april["num_nextn_predict_layers"] = count;
+      if (!kept) april["compress_ratios"].erase(43);
+      CHECK(covered(april));
+      CHECK(read(april).num_nextn_predict_layers == (count == Json(1) ? 1 : 0));
+
+      Json dspark = file("flash-0731.config.json");
+      dspark["num_nextn_predict_layers"] = count;
+      if (!kept)
+        dspark["compress_ratios"].erase(dspark["compress_ratios"].begin() + 43,
+                                        dspark["compress_ratios"].end());
+      CHECK(covered(dspark));
+      CHECK(read(dspark).num_nextn_predict_layers == 0);
+      CHECK(read(dspark).dspark_stages == (kept ? 3 : 0));
+    }
+  }
+  Json json = file("flash-0731.config.json");
+  json["max_position_embeddings"] = 65536;
+  CHECK(covered(json));
+  json["max_position_embeddings"] = 1048577;
+  auto differences = ds4::compare(read(json), flash);
+  REQUIRE(differences.size() == 1);
+  CHECK(differences[0].expected == "at most 1048576");
+  json = file("flash-0731.config.json");
+  json["compress_ratios"].push_back(0);
+  differences = ds4::compare(read(json), flash);
+  REQUIRE(differences.size() == 1);
+  CHECK(differences[0].field == "dspark_stages");
+  CHECK(differences[0].expected == "at most 3");
+  // The sizes of a drafter are its type's.
+  json = file("flash-0731.config.json");
+  json["dspark_block_size"] = 7;
+  CHECK(ds4::compare(read(json), flash).size() == 1);
+  // A type without a drafter covers a file with one.
+  auto none = ds4::with_drafter(flash, ds4::DrafterKind::none);
+  CHECK(ds4::compare(read(json), none).empty());
+  CHECK(ds4::compare(read(file("flash-2026-04.config.json")), none).empty());
+}
+
+TEST_CASE("config.json: what of DSpark is refused, each by name") {
+  const Json dspark =
+      ds4::detail::read_json(ds4::test::data_dir("real-configs") / "flash-0731.config.json");
+  REQUIRE_NOTHROW(read(dspark));
+  const auto text = [&](const char* path, Json value) {
+    return error_with(dspark, path, std::move(value));
+  };
+  for (const char* field : {"dspark_block_size", "dspark_noise_token_id", "dspark_target_layer_ids",
+                            "dspark_markov_rank"}) {
+    Json json = dspark;
+    json.erase(field);
+    CHECK(error_text([&] { read(json); }) == ("ds4: file: missing " + std::string(field)).c_str());
+  }
+  for (const char* path : {"/dspark_n_routed_experts", "/dspark_num_experts_per_tok"}) {
+    CHECK(text(path, 4) == ("ds4: file: " + std::string(path + 1) +
+                            ": expected none but dspark_block_size, dspark_noise_token_id, "
+                            "dspark_target_layer_ids and dspark_markov_rank, found another field "
+                            "of DSpark")
+                               .c_str());
+  }
+  CHECK(text("/dspark_\n", 4) == doctest::Contains("dspark_\\x0a: expected none but "));
+  CHECK(text("/dspark_block_size", 0) ==
+        "ds4: file: dspark_block_size: expected at least 1, found 0");
+  CHECK(text("/dspark_markov_rank", 0) ==
+        "ds4: file: dspark_markov_rank: expected at least 1, found 0");
+  CHECK(text("/dspark_noise_token_id", 0) == "");
+  CHECK(text("/dspark_noise_token_id", 129280) ==
+        "ds4: file: dspark_noise_token_id: expected below vocab_size, 129280, found 129280");
+  for (const Json& ids : {Json::array(), Json{40, 41, 43}, Json{40, 42, 41}, Json{40, 40, 41}}) {
+    CHECK(text("/dspark_target_layer_ids", ids) ==
+          doctest::Contains("dspark_target_layer_ids: expected ids of layers below "
+                            "num_hidden_layers, 43, at least one, strictly increasing, found ["));
+  }
+  CHECK(text("/compress_ratios/44", 4) ==
+        "ds4: file: compress_ratios[44]: expected 0 for a layer of the drafter, found 4");
+  CHECK(text("/num_nextn_predict_layers", 2) ==
+        "ds4: file: num_nextn_predict_layers: expected 0, 1 or the drafter's entries of "
+        "compress_ratios, 3, found 2");
+  CHECK(text("/num_nextn_predict_layers", 3) == "");
+  Json endless = dspark;
+  for (int i = 0; i < 100; ++i) endless["compress_ratios"].push_back(0);
+  CHECK(error_text([&] { read(endless); }) ==
+        "ds4: file: compress_ratios: expected 43 to 59 entries, found 146");
+}
+
+TEST_CASE("config.json: V4.1 is another architecture, in one line") {
+  Json json = release();
+  json["model_type"] = "deepseek_v41";
+  json["dspark_n_routed_experts"] = 4;
+  json.erase("hidden_size");
+  CHECK(error_text([&] { read(json); }) ==
+        "ds4: file: model_type: expected \"deepseek_v4\", found \"deepseek_v41\", another "
+        "architecture");
+}
+
+TEST_CASE("config.json: a part that sees images") {
+  Json json = release();
+  CHECK_FALSE(read(json).vision.has_value());
+  json["vision_n_layers"] = 2;
+  REQUIRE(read(json).vision.has_value());
+  CHECK(read(json).vision->n_layers == 2);
+  CHECK(read(json).vision->dim == 0);  // not stated
+  CHECK(error_with(json, "/vision_n_layers", 1025) ==
+        "ds4: file: vision_n_layers: expected at most 1024, found 1025");
+  CHECK(error_with(json, "/vision_dim", "wide") == doctest::Contains("vision_dim: expected an "));
+}
+
+TEST_CASE("config.json: the inference code's form") {
+  const Json form = ds4::detail::read_json(ds4::test::data_dir("real-configs") /
+                                           "flash-0731.inference-config.json");
+  CHECK(read(form).rms_norm_eps == 1e-6);
+  CHECK(read(form).max_position_embeddings == 1048576);
+  Json json = form;
+  json["norm_eps"] = 1e-20;
+  CHECK(read(json).rms_norm_eps == 1e-20);
+  json["rope_scaling"] = 3;  // not a field of this form
+  CHECK(read(json).rope_scaling.factor == 16);
+  CHECK(error_with(form, "/n_mtp_layers", 2) == doctest::Contains("num_nextn_predict_layers: "));
+  CHECK(error_with(form, "/dim", "wide") == doctest::Contains("hidden_size: expected an integer"));
+  CHECK(error_with(form, "/rope_factor", "x") ==
+        doctest::Contains("rope_scaling.factor: expected a number"));
+  json = form;
+  json.erase("n_heads");
+  CHECK(error_text([&] { read(json); }) == "ds4: file: missing num_attention_heads");
+}
+
+TEST_CASE("config.json: transformers' form with flat rotary parameters, and YaRN without betas") {
+  Json json = transformers();
+  const Json yarn = {
+      {"rope_type", "yarn"}, {"factor", 16}, {"original_max_position_embeddings", 64}};
+  json["rope_parameters"] = yarn;
+  const ConfigValues nested = read(transformers());
+  CHECK(read(json).rope_scaling == ds4::RopeScaling{16, 64, 32, 1});
+  CHECK(ds4::to_string(read(json)) == ds4::to_string(nested));
+  // What the class says of main and compress wins over what a flat form has of them.
+  json["rope_parameters"]["rope_theta"] = 5;
+  json["rope_parameters"]["partial_rotary_factor"] = 0.5;
+  CHECK(ds4::to_string(read(json)) == ds4::to_string(nested));
+  // Its defaults, where thetas are not stated.
+  json.erase("rope_theta");
+  json.erase("compress_rope_theta");
+  CHECK(ds4::to_string(read(json)) == ds4::to_string(nested));
+  json["rope_theta"] = 20000;
+  CHECK(read(json).rope_theta == 20000);
+  // The old name of the type, a null for a beta, betas that are stated.
+  json = transformers();
+  json["rope_parameters"] = yarn;
+  json["rope_parameters"].erase("rope_type");
+  CHECK(read(json).rope_scaling == ds4::RopeScaling{});
+  json["rope_parameters"]["type"] = "yarn";
+  json["rope_parameters"]["beta_fast"] = nullptr;
+  json["rope_parameters"]["beta_slow"] = 2;
+  CHECK(read(json).rope_scaling == ds4::RopeScaling{16, 64, 32, 2});
+  CHECK(error_with(json, "/rope_parameters/factor", nullptr) ==
+        "ds4: file: missing rope_parameters.factor");
+  CHECK(error_with(json, "/rope_parameters/attention_factor", 1.277) ==
+        doctest::Contains("rope_parameters.attention_factor: expected 1"));
+  // One of the two alone is not nested.
+  json = transformers();
+  json["rope_parameters"].erase("main");
+  CHECK(read(json).rope_scaling == ds4::RopeScaling{});
+  // The release's form.
+  json = release();
+  json["rope_scaling"].erase("beta_fast");
+  json["rope_scaling"].erase("beta_slow");
+  CHECK(read(json).rope_scaling == ds4::RopeScaling{16, 65536, 32, 1});
+  json["rope_parameters"] = yarn;
+  CHECK(error_text([&] { read(json); }) ==
+        "ds4: file: rope_scaling: expected the same as rope_parameters, found another scaling");
 }
 
 TEST_CASE("config.json: all missing fields are named in one error") {
@@ -141,7 +363,7 @@ TEST_CASE("config.json: every field of either form is needed") {
         },
         ConfigValues{});
   }
-  const char* paths[] = {"/rope_parameters/compress/factor", "/rope_parameters/compress/beta_slow",
+  const char* paths[] = {"/rope_parameters/compress/factor",
                          "/compress_rates/heavily_compressed_attention", "/layer_types",
                          "/mlp_layer_types"};
   for (const char* path : paths) {
@@ -175,11 +397,9 @@ TEST_CASE("config.json: optional fields") {
   json["rope_scaling"] = nullptr;
   json["eos_token_id"] = {1, 7};
   json["norm_topk_prob"] = false;
-  json["dspark_block_size"] = 4;
   values = read(json);
   CHECK(values.rope_scaling == ds4::RopeScaling{});
   CHECK(values.eos_token_ids == Ratios{1, 7});
-  CHECK(values.has_dspark);
 }
 
 TEST_CASE("config.json: rates follow from the ratios where they are not stated") {
@@ -238,13 +458,13 @@ TEST_CASE("config.json: unsupported values are named") {
 
 TEST_CASE("config.json: schedules that do not fit") {
   CHECK(error_with(release(), "/compress_ratios", {0, 4, 128}) ==
-        "ds4: file: compress_ratios: expected 4 or 5 entries, found 3");
+        "ds4: file: compress_ratios: expected 4 to 5 entries, found 3");
   CHECK(error_with(release(), "/compress_ratios", {0, 4}) ==
-        "ds4: file: compress_ratios: expected 4 or 5 entries, found 2");
+        "ds4: file: compress_ratios: expected 4 to 5 entries, found 2");
   CHECK(error_with(release(), "/compress_ratios/4", 4) ==
-        "ds4: file: compress_ratios[4]: expected 0 for a multi-token-prediction layer, found 4");
-  CHECK(error_with(release(), "/num_nextn_predict_layers", 0) ==
-        "ds4: file: compress_ratios: expected 4 entries, found 5");
+        "ds4: file: compress_ratios[4]: expected 0 for a layer of the drafter, found 4");
+  CHECK(error_with(release(), "/compress_ratios", {0, 4, 128, 4, 0, 0}) ==
+        "ds4: file: compress_ratios: expected 4 to 5 entries, found 6");
   CHECK(error_with(transformers(), "/layer_types/1", "full_attention") ==
         "ds4: file: layer_types[1]: expected sliding_attention, compressed_sparse_attention or "
         "heavily_compressed_attention, found \"full_attention\"");
@@ -374,7 +594,11 @@ TEST_CASE("config.json: a file of more than a MiB is none") {
 }
 
 TEST_CASE("config.json: random damage gives values or an Error") {
-  for (const Json& form : {release(), transformers()}) {
+  for (const Json& form : {release(), transformers(),
+                           ds4::detail::read_json(ds4::test::data_dir("real-configs") /
+                                                  "flash-vision-exp.config.json"),
+                           ds4::detail::read_json(ds4::test::data_dir("real-configs") /
+                                                  "pro-0813.inference-config.json")}) {
     const std::string valid = form.dump();
     std::mt19937 random(2);
     int refused = 0;
@@ -393,6 +617,9 @@ TEST_CASE("config.json: random damage gives values or an Error") {
 TEST_CASE("config_json: what is written is read back") {
   std::vector<ds4::ConfigValues> all{ds4::config_values<ds4::Flash>(),
                                      ds4::config_values<ds4::Pro>()};
+  for (const char* name : {"flash-0731", "flash-base", "flash-vision-exp"}) {
+    all.push_back(ds4::released_config(name).value());
+  }
   for (const char* name : {"tiny-flash", "tiny-pro-yarn", "quant", "odd"}) {
     all.push_back(ds4::read_config(ds4::test::data_dir(name) / "config.json"));
   }
@@ -401,6 +628,9 @@ TEST_CASE("config_json: what is written is read back") {
     const auto file = dir.write("config.json", ds4::config_json(values));
     const ds4::ConfigValues back = ds4::read_config(file);
     CHECK(ds4::compare(back, values).empty());
+    CHECK(back.has_dspark == values.has_dspark);
+    CHECK(back.expert_dtype == values.expert_dtype);
+    CHECK(back.vision.has_value() == values.vision.has_value());
     CHECK(back.bos_token_id == values.bos_token_id);
     CHECK(back.eos_token_ids == values.eos_token_ids);
   }

@@ -50,8 +50,8 @@ struct Conversion {
   std::size_t tensors = 0;             ///< written, without scales
   std::size_t bytes = 0;               ///< of all tensors written
   std::size_t files = 0;               ///< of tensors
-  std::size_t left_out = 0;            ///< tensors mtp.* of the source that nothing reads
-  bool has_dspark = false;             ///< they are a dspark drafter
+  std::size_t left_out = 0;            ///< tensors mtp.* that config.json does not announce
+  std::size_t images_left_out = 0;     ///< tensors of a part that sees images
   std::vector<std::string> warnings;   ///< as Checkpoint::warnings() has them
 };
 
@@ -59,7 +59,7 @@ struct Conversion {
 /// each tensor as storage_of() says; one that is stored so already is copied byte by byte. Any
 /// checkpoint that Checkpoint::open() opens and whose tensors are those of its config.json will do,
 /// each in any storage that TensorReader reads. Tensors mtp.* are converted if the configuration
-/// lists them, and left out otherwise and if they are a dspark drafter.
+/// announces them, and left out otherwise; so are those of list_vision_tensors().
 ///
 /// F32 and BF16 have the values that StoredMatrix::decode_row() gives in float32, BF16 rounded to
 /// nearest, ties to even: without loss for what was in FP8 or FP4 with F8_E8M0 scales, unless a
@@ -71,7 +71,7 @@ struct Conversion {
 /// 448, 3 of 6): the rule gives these half the scale, once.
 ///
 /// config.json is the source's with the fields that state the storage set to what is written, and
-/// without those of a drafter that is left out; tokenizer.json, tokenizer_config.json and
+/// without those of a part that sees images; tokenizer.json, tokenizer_config.json and
 /// generation_config.json are copied. Memory is that of 128 rows of the widest matrix and of the
 /// list of tensors.
 ///

@@ -21,6 +21,7 @@
 
 #include <ds4/checkpoint/checkpoint_writer.hpp>
 #include <ds4/checkpoint/convert.hpp>
+#include <ds4/checkpoint/drafter.hpp>
 #include <ds4/checkpoint/quantise.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
@@ -67,7 +68,7 @@ inline std::string_view tensor_kind(const TensorInfo& tensor) {
   const auto has = [&](std::string_view part) {
     return tensor.name.find(part) != std::string::npos;
   };
-  if (tensor.name.starts_with("mtp.")) return "multi-token prediction";
+  if (tensor.name.starts_with("mtp.")) return "drafter";
   if (tensor.role == TensorRole::norm) return "norms";
   if (tensor.role == TensorRole::table) return "hash tables";
   if (has(".ffn.experts.")) return "routed experts";
@@ -97,12 +98,12 @@ inline StorageChange* change_of(const TensorToConvert& tensor,
 }
 
 /// The fields of a config.json that state how tensors are stored, set to a format; the others stay
-/// as they are, in their order. Without the fields of a dspark drafter.
+/// as they are, in their order. Without the fields of a part that sees images.
 inline std::string stored_config_json(std::string_view text, StorageFormat format) {
   auto root = nlohmann::ordered_json::parse(text);
   std::vector<std::string> surplus;
   for (const auto& [key, value] : root.items()) {
-    if (key.starts_with("dspark_")) surplus.push_back(key);
+    if (key.starts_with("vision_")) surplus.push_back(key);
   }
   const bool release = format == StorageFormat::release;
   if (!release) surplus.insert(surplus.end(), {"quantization_config", "expert_dtype"});
@@ -129,7 +130,7 @@ inline std::string file_text(const std::filesystem::path& path) {
 }
 
 /// The tensors to write, all of the source checked; sets what is left out.
-inline std::vector<TensorToConvert> tensors_to_convert(const ConfigValues& config,
+inline std::vector<TensorToConvert> tensors_to_convert(ConfigValues& config,
                                                        const Checkpoint& checkpoint,
                                                        StorageFormat format,
                                                        Conversion& conversion) {
@@ -141,21 +142,12 @@ inline std::vector<TensorToConvert> tensors_to_convert(const ConfigValues& confi
                     std::to_string(count) + ", found " + std::to_string(config.n_routed_experts));
   }
 
+  const DrafterKind drafter = complete_drafter(config, checkpoint);
   TensorReader reader(checkpoint);
-  conversion.has_dspark = config.has_dspark;
-  if (config.has_dspark || config.num_nextn_predict_layers == 0) {
-    conversion.left_out = reader.set_aside("mtp.");
-  }
-  const auto is_there = [&](std::string_view prefix) {
-    const auto at = std::ranges::lower_bound(checkpoint.tensors(), prefix, {}, &StoredTensor::name);
-    return at != checkpoint.tensors().end() && at->name.starts_with(prefix);
-  };
+  if (drafter == DrafterKind::none) conversion.left_out = reader.set_aside("mtp.");
+  conversion.images_left_out = reader.set_aside(list_vision_tensors(config, drafter));
   std::vector<TensorToConvert> tensors;
-  for (TensorInfo& info : list_tensors(config)) {
-    if (info.name.starts_with("mtp.") &&
-        (config.has_dspark || !is_there(info.name.substr(0, info.name.find('.', 4) + 1)))) {
-      continue;
-    }
+  for (TensorInfo& info : list_tensors(config, drafter)) {
     TensorToConvert tensor;
     switch (info.role) {
       case TensorRole::norm:
@@ -319,7 +311,7 @@ DS4_FUNCTION void StorageError::add(std::span<const float> values, std::span<con
 DS4_FUNCTION Conversion convert(const std::filesystem::path& dir, const std::filesystem::path& out,
                                 const ConvertOptions& options) {
   const std::filesystem::path config_file = dir / "config.json";
-  const ConfigValues config = read_config(config_file);
+  ConfigValues config = read_config(config_file);
   const Checkpoint checkpoint = Checkpoint::open(dir);
   std::error_code ignored;
   if (std::filesystem::equivalent(dir, out, ignored)) {

@@ -1,18 +1,21 @@
 // From a checkpoint's tensors to a model's weights.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include <ds4/checkpoint/drafter.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/checkpoint/tensor_reader.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 #include <ds4/core/stored_matrix.hpp>
 #include <ds4/core/tensor.hpp>
@@ -33,14 +36,28 @@ ConfigValues read_config_of(const std::filesystem::path& dir) {
   return config;
 }
 
-/// The drafter that a checkpoint of this configuration has tensors of.
-inline DrafterKind drafter_of(const ConfigValues& config, const Checkpoint& checkpoint) {
-  const bool has_tensors = std::ranges::any_of(
-      checkpoint.tensors(),
-      [](const StoredTensor& tensor) { return tensor.name.starts_with("mtp."); });
-  if (!has_tensors) return DrafterKind::none;
-  if (config.has_dspark) return DrafterKind::dspark;
-  return config.num_nextn_predict_layers > 0 ? DrafterKind::mtp : DrafterKind::none;
+/// The drafter that a model of C reads from a checkpoint, as complete_drafter() finds it: none
+/// where C has no layers for it. Throws as well if it has more stages than C.
+template <ModelConfig C>
+DrafterKind complete_drafter_of(ConfigValues& config, const Checkpoint& checkpoint) {
+  const DrafterKind drafter = complete_drafter(config, checkpoint);
+  if (drafter == DrafterKind::mtp && C::num_nextn_predict_layers == 0) return DrafterKind::none;
+  if (drafter != DrafterKind::dspark) return drafter;
+  if (C::dspark_stages == 0) return DrafterKind::none;
+  if (config.dspark_stages > C::dspark_stages) {
+    throw Error(detail::printable_path(checkpoint.path()),
+                "dspark_stages: found " + std::to_string(config.dspark_stages) +
+                    ", expected at most " + std::to_string(C::dspark_stages));
+  }
+  return drafter;
+}
+
+/// Has a reader, a TensorReader or WeightLoader, count what a model that has this drafter does not
+/// read as used: mtp.* if it has none, and the tensors of list_vision_tensors().
+template <class Reader>
+void set_aside_unread(Reader& reader, const ConfigValues& config, DrafterKind drafter) {
+  if (drafter == DrafterKind::none) reader.set_aside("mtp.");
+  reader.set_aside(list_vision_tensors(config, drafter));
 }
 
 /// Fills the weights that visit it from a checkpoint. Problems are collected; `finish` throws them.
@@ -116,8 +133,11 @@ class WeightLoader {
     backend_.bind_experts(experts);
   }
 
-  /// Counts the tensors whose names start with `prefix` as used, though nothing reads them.
+  ///@{
+  /// See TensorReader::set_aside().
   void set_aside(std::string_view prefix) { reader_.set_aside(prefix); }
+  void set_aside(std::span<const TensorInfo> tensors) { reader_.set_aside(tensors); }
+  ///@}
 
   /// Throws ds4::Error with up to 20 problems: tensors that are missing, misshapen or of another
   /// dtype, and tensors that no weight has used.

@@ -40,7 +40,7 @@ inline std::pair<float, float> synth_scale(const TensorInfo& tensor) {
     return tensor.name.find(part) != std::string::npos;
   };
   const float fan_in = 1.0f / std::sqrt(static_cast<float>(tensor.shape.back()));
-  if (is("embed.weight")) return {0.0f, 1.0f};
+  if (is("embed.weight") || is("markov_w1")) return {0.0f, 1.0f};
   if (is("head.weight")) return {0.0f, 3.0f * fan_in};
   if (is("norm")) return {1.0f, 0.1f};
   if (is("attn_sink")) return {0.0f, 1.0f};
@@ -81,8 +81,11 @@ class SynthCodes {
   }
 
   std::uint8_t code(std::uint64_t bits) const { return codes_[bits & (kCount - 1)]; }
-  /// The F8_E8M0 code of a block's scale.
-  std::uint8_t scale(std::uint64_t bits) const {
+  /// A block's scale, and its F8_E8M0 code.
+  float scale(std::uint64_t bits) const {
+    return std::ldexp(1.0f, exponent_ - static_cast<int>(bits & 1));
+  }
+  std::uint8_t scale_code(std::uint64_t bits) const {
     return static_cast<std::uint8_t>(127 + exponent_ - static_cast<int>(bits & 1));
   }
 
@@ -94,7 +97,8 @@ class SynthCodes {
 }  // namespace detail
 
 /// The first `layers` layers of a configuration: the schedule's prefix and whole pairs, or all;
-/// without the multi-token-prediction layer. Throws ds4::Error for another number.
+/// without the multi-token-prediction layer, with DSpark, which then reads the last of these
+/// layers. Throws ds4::Error for another number.
 inline ConfigValues truncated(ConfigValues config, std::size_t layers) {
   if (layers == config.num_hidden_layers) return config;
   const Schedule schedule = schedule_of(config);
@@ -108,13 +112,16 @@ inline ConfigValues truncated(ConfigValues config, std::size_t layers) {
   config.compress_ratios.resize(layers);
   config.num_hash_layers = std::min(config.num_hash_layers, layers);
   config.num_nextn_predict_layers = 0;
+  std::vector<std::size_t>& targets = config.dspark_target_layer_ids;
+  if (targets.size() > layers) targets.resize(layers);
+  std::iota(targets.begin(), targets.end(), layers - targets.size());
   return config;
 }
 
 /// Writes a random checkpoint of a configuration to the folder `out`, which is made: config.json
-/// and model.safetensors in the release's names. The values are a function of configuration, seed
-/// and format. `progress` is called with bytes written and bytes in all. Throws ds4::Error if the
-/// folder holds a checkpoint or cannot be written.
+/// and model.safetensors in the release's names, without a part that sees images. The values are a
+/// function of configuration, seed and format. `progress` is called with bytes written and bytes in
+/// all. Throws ds4::Error if the folder holds a checkpoint or cannot be written.
 inline void synthesise(const ConfigValues& config, StorageFormat format, std::uint64_t seed,
                        const std::filesystem::path& out,
                        const std::function<void(std::size_t, std::size_t)>& progress = {}) {
@@ -178,7 +185,13 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
         for (std::size_t n = 0; n < count;) {
           std::uint64_t bits = random.next();
           for (std::size_t j = 0; j < 4 && n < count; ++j, ++n, bits >>= 16) {
-            put(i == 0 ? codes.code(bits) : codes.scale(bits));
+            if (i == 0) {
+              put(codes.code(bits));
+            } else if (stored[1].dtype == DType::f32) {
+              put(codes.scale(bits));
+            } else {
+              put(codes.scale_code(bits));
+            }
           }
           if (piece.size() >= kPiece) flush();
         }
@@ -202,7 +215,12 @@ inline void synthesise(const ConfigValues& config, StorageFormat format, std::ui
     }
     end_tensor();
   }
-  writer.finish({{"config.json", config_json(config)}});
+  ConfigValues stated = config;
+  stated.vision.reset();
+  stated.expert_dtype = format == StorageFormat::release ? "fp4"
+                        : format == StorageFormat::base  ? "fp8"
+                                                         : "";
+  writer.finish({{"config.json", config_json(stated)}});
 }
 
 }  // namespace ds4::inline v0_1

@@ -103,9 +103,17 @@ inline void list_layer(std::vector<TensorInfo>& list, const ConfigValues& c,
 
 }  // namespace detail
 
-/// The tensors of a checkpoint of this configuration, in the release's names, without scales; the
-/// drafter's as well if the configuration has one. Source: model.md 7.1.
-inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
+/// The drafter of a checkpoint of this configuration, an instance of its type or a ConfigValues.
+/// One that allows for both, as the release's types do, is that of a newer release: DSpark.
+template <class Config>
+constexpr DrafterKind drafter_of(const Config& c) {
+  if (c.dspark_stages > 0) return DrafterKind::dspark;
+  return c.num_nextn_predict_layers > 0 ? DrafterKind::mtp : DrafterKind::none;
+}
+
+/// The tensors of a checkpoint of this configuration with this drafter, in the release's names,
+/// without scales. Source: model.md 7.1.
+inline std::vector<TensorInfo> list_tensors(const ConfigValues& c, DrafterKind drafter) {
   std::vector<TensorInfo> list;
   const std::size_t D = c.hidden_size;
   const std::size_t N = c.hc_mult;
@@ -122,8 +130,8 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
   }
   hyper_head("");
   list.push_back({"head.weight", {c.vocab_size, D}, TensorRole::matrix});
-  for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
-    const std::string prefix = "mtp." + std::to_string(i) + ".";
+  if (drafter == DrafterKind::mtp) {
+    const std::string prefix = "mtp.0.";
     list.push_back({prefix + "e_proj.weight", {D, D}, TensorRole::linear});
     list.push_back({prefix + "h_proj.weight", {D, D}, TensorRole::linear});
     list.push_back({prefix + "enorm.weight", {D}, TensorRole::norm});
@@ -131,7 +139,8 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
     detail::list_layer(list, c, prefix, 0, RouterKind::learned);
     hyper_head(prefix);
   }
-  for (std::size_t i = 0; i < c.dspark_stages; ++i) {
+  const std::size_t stages = drafter == DrafterKind::dspark ? c.dspark_stages : 0;
+  for (std::size_t i = 0; i < stages; ++i) {
     const std::string prefix = "mtp." + std::to_string(i) + ".";
     if (i == 0) {
       list.push_back({prefix + "main_proj.weight",
@@ -140,7 +149,7 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
       list.push_back({prefix + "main_norm.weight", {D}, TensorRole::norm});
     }
     detail::list_layer(list, c, prefix, 0, RouterKind::learned);
-    if (i + 1 < c.dspark_stages) continue;
+    if (i + 1 < stages) continue;
     const std::size_t R = c.dspark_markov_rank;
     hyper_head(prefix);
     list.push_back(
@@ -149,6 +158,61 @@ inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
         {prefix + "markov_head.markov_w2.weight", {c.vocab_size, R}, TensorRole::matrix});
     list.push_back({prefix + "confidence_head.proj.weight", {1, D + R}, TensorRole::matrix});
   }
+  return list;
+}
+/// The same with the drafter that drafter_of() says.
+inline std::vector<TensorInfo> list_tensors(const ConfigValues& c) {
+  return list_tensors(c, drafter_of(c));
+}
+
+/// The tensors that a checkpoint with a vision part has beside those of list_tensors() with this
+/// drafter, all in BF16 or F32: none of them does anything to text. The gates take bias_vl for the
+/// ids of images alone, and a hash layer its table whatever its bias says. Names and number follow
+/// from the configuration; none without a vision part.
+inline std::vector<TensorInfo> list_vision_tensors(const ConfigValues& c, DrafterKind drafter) {
+  std::vector<TensorInfo> list;
+  if (!c.vision) return list;
+  const VisionSizes& v = *c.vision;
+  const std::size_t D = c.hidden_size;
+  const auto matrix = [&](const std::string& name, std::size_t rows, std::size_t cols) {
+    list.push_back({name + ".weight", {rows, cols}, TensorRole::matrix});
+  };
+  const auto vector = [&](const std::string& name, std::size_t width) {
+    list.push_back({name, {width}, TensorRole::norm});  // in BF16, as norms are
+  };
+  matrix("vision.patch_embed.proj", v.dim, 3 * v.patch_size * v.patch_size);
+  vector("vision.patch_embed.proj.bias", v.dim);
+  for (std::size_t i = 0; i < v.n_layers; ++i) {
+    const std::string block = "vision.blocks." + std::to_string(i) + ".";
+    vector(block + "norm1.weight", v.dim);
+    matrix(block + "attn.wqkv", 3 * v.dim, v.dim);
+    vector(block + "attn.wqkv.bias", 3 * v.dim);
+    matrix(block + "attn.wo", v.dim, v.dim);
+    vector(block + "attn.wo.bias", v.dim);
+    vector(block + "norm2.weight", v.dim);
+    matrix(block + "mlp.w1", 2 * v.inter_dim, v.dim);
+    matrix(block + "mlp.w2", v.dim, v.inter_dim);
+  }
+  vector("vision.norm.weight", v.dim);
+  matrix("aligner.w1", D, v.dim * v.downsample_ratio * v.downsample_ratio);
+  vector("aligner.w1.bias", D);
+  matrix("aligner.w2", D, D);
+  vector("aligner.w2.bias", D);
+  for (const char* name : {"image_start", "image_end", "image_newline", "image_pad"}) {
+    vector(name, D);
+  }
+  const auto bias = [&](const std::string& layer, const char* name) {
+    list.push_back({layer + "ffn.gate." + name, {c.n_routed_experts}, TensorRole::vector});
+  };
+  for (std::size_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string layer = "layers." + std::to_string(i) + ".";
+    bias(layer, "bias_vl");
+    if (i < c.num_hash_layers) bias(layer, "bias");
+  }
+  const std::size_t stages = drafter == DrafterKind::dspark ? c.dspark_stages
+                             : drafter == DrafterKind::mtp  ? 1
+                                                            : 0;
+  for (std::size_t i = 0; i < stages; ++i) bias("mtp." + std::to_string(i) + ".", "bias_vl");
   return list;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/storage.hpp>
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/messages.hpp>
 #include <ds4/core/storages.hpp>
@@ -64,6 +66,10 @@ class TensorReader {
   /// Counts the tensors whose names start with `prefix` as used, though nothing reads them; returns
   /// how many they are.
   std::size_t set_aside(std::string_view prefix);
+
+  /// The same for tensors by their names, which are there together or not at all: where some are,
+  /// the missing ones are problems.
+  std::size_t set_aside(std::span<const TensorInfo> tensors);
 
   /// Throws ds4::Error with up to 20 problems: tensors that are missing, misshapen or of another
   /// dtype, and tensors that nobody has asked for.
@@ -218,6 +224,16 @@ inline std::size_t TensorReader::set_aside(std::string_view prefix) {
     ++count;
   }
   return count;
+}
+
+inline std::size_t TensorReader::set_aside(std::span<const TensorInfo> tensors) {
+  std::vector<std::string> missing;
+  for (const TensorInfo& tensor : tensors) {
+    if (find(tensor.name) == nullptr) missing.push_back(tensor.name);
+  }
+  if (missing.size() == tensors.size()) return 0;
+  for (const std::string& name : missing) problems_.add(name + ": missing");
+  return tensors.size() - missing.size();
 }
 
 inline void TensorReader::finish() {

@@ -132,9 +132,10 @@ concept FieldOf = std::convertible_to<T, Field> ||
 /// drafter, whose layers are always of ratio 0 here.
 ///
 /// What a drafter needs is compiled for the checkpoints that have it: a model reads one without,
-/// too. num_nextn_predict_layers is 1 where a multi-token-prediction layer may be there,
-/// dspark_stages the most stages that DSpark may have, and max_position_embeddings the most that a
-/// checkpoint may say. dspark_stages is the number of prefixes mtp.k, which the release calls
+/// too, and one with a drafter that the type does not have, whose tensors it sets aside.
+/// num_nextn_predict_layers is 1 where a multi-token-prediction layer may be there, dspark_stages
+/// the most stages that DSpark may have, and max_position_embeddings the most that a checkpoint may
+/// say. dspark_stages is the number of prefixes mtp.k, which the release calls
 /// n_mtp_layers.
 template <class C>
 concept ModelConfig = requires {
@@ -224,6 +225,15 @@ struct Flash : detail::ReleaseConfig {
       detail::with_pairs<20>(std::array<std::size_t, 3>{0, 0, 4});
   static constexpr auto dspark_target_layer_ids = detail::last_layers<3>(num_hidden_layers);
   static constexpr std::size_t dspark_markov_rank = 256;
+  ///@}
+};
+
+/// DeepSeek-V4-Flash-Vision-Exp, which reads text as Flash does, but for the epsilon of its norms.
+struct FlashVision : Flash {
+  ///@{
+  /// See ModelConfig.
+  static constexpr std::string_view name = "flash-vision";
+  static constexpr double rms_norm_eps = 1e-20;
   ///@}
 };
 

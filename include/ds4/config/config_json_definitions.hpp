@@ -21,6 +21,7 @@
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/config/inference_config.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/json.hpp>
 #include <ds4/core/linkage.hpp>
@@ -320,7 +321,7 @@ inline void read_dspark(ConfigFields& file, ConfigValues& values, const nlohmann
     if (!key.starts_with("dspark_")) continue;
     values.has_dspark = true;
     if (std::ranges::find(kFields, key) == kFields.end()) {
-      file.reject(key,
+      file.reject(printable(key),
                   "none but dspark_block_size, dspark_noise_token_id, "
                   "dspark_target_layer_ids and dspark_markov_rank",
                   "another field of DSpark");
@@ -364,8 +365,9 @@ inline RopeScaling read_rope_scaling(ConfigFields& file, const std::string& path
     file.require(scaling.factor, path + ".factor");
     file.require(scaling.original_max_position_embeddings,
                  path + ".original_max_position_embeddings");
-    file.require(scaling.beta_fast, path + ".beta_fast");
-    file.require(scaling.beta_slow, path + ".beta_slow");
+    // As transformers' rotary tables take them: 32 and 1 where they are not stated.
+    scaling.beta_fast = file.get<double>(path + ".beta_fast").value_or(scaling.beta_fast);
+    scaling.beta_slow = file.get<double>(path + ".beta_slow").value_or(scaling.beta_slow);
     file.expect(path + ".attention_factor", 1);
     file.expect(path + ".truncate", true);
   } else if (!type.empty() && type != "default") {
@@ -374,9 +376,31 @@ inline RopeScaling read_rope_scaling(ConfigFields& file, const std::string& path
   return scaling;
 }
 
+/// The scaling in rope_parameters, if it is there: transformers' configuration class takes what is
+/// not nested as main and compress for the scaling of compress; a theta or factor in it counts for
+/// nothing, as those beside it win.
+inline std::optional<RopeScaling> read_rope_parameters(ConfigFields& file, bool nested) {
+  if (file.at("rope_parameters") == nullptr) return std::nullopt;
+  if (!nested) {
+    const bool typed = file.at("rope_parameters.rope_type") != nullptr ||
+                       file.at("rope_parameters.type") != nullptr;
+    return typed ? read_rope_scaling(file, "rope_parameters") : RopeScaling{};
+  }
+  if (read_rope_scaling(file, "rope_parameters.main") != RopeScaling{}) {
+    file.reject("rope_parameters.main.rope_type", "default, as only compress is scaled", "yarn");
+  }
+  return read_rope_scaling(file, "rope_parameters.compress");
+}
+
 /// Rotary width, thetas and scaling: qk_rope_head_dim, rope_theta, compress_rope_theta and
 /// rope_scaling, or partial_rotary_factor and rope_parameters.
 inline void read_rotary(ConfigFields& file, ConfigValues& values) {
+  const auto is_object = [&](std::string_view path) {
+    const auto* const value = file.at(path);
+    return value != nullptr && value->is_object();
+  };
+  const bool nested = is_object("rope_parameters.main") && is_object("rope_parameters.compress");
+  const bool flat = is_object("rope_parameters") && !nested;
   const auto factor = file.agreed<double>(
       {file.statement<double>("partial_rotary_factor"),
        file.statement<double>("rope_parameters.main.partial_rotary_factor"),
@@ -391,27 +415,47 @@ inline void read_rotary(ConfigFields& file, ConfigValues& values) {
   file.require<std::size_t>(values.qk_rope_head_dim,
                             {{"head_dim * partial_rotary_factor", width},
                              file.statement<std::size_t>("qk_rope_head_dim")});
-  file.require<double>(values.rope_theta,
-                       {file.statement<double>("rope_parameters.main.rope_theta"),
-                        file.statement<double>("rope_theta")});
-  file.require<double>(values.compress_rope_theta,
-                       {file.statement<double>("rope_parameters.compress.rope_theta"),
-                        file.statement<double>("compress_rope_theta")});
+  // The thetas that the configuration class of transformers has where a flat form leaves them out.
+  const auto theta = [&](double& value, const char* in_parameters, const char* field,
+                         double flat_default) {
+    if (flat) {
+      value = file.get<double>(field).value_or(flat_default);
+    } else {
+      file.require<double>(value,
+                           {file.statement<double>(in_parameters), file.statement<double>(field)});
+    }
+  };
+  theta(values.rope_theta, "rope_parameters.main.rope_theta", "rope_theta", 10000.0);
+  theta(values.compress_rope_theta, "rope_parameters.compress.rope_theta", "compress_rope_theta",
+        160000.0);
 
-  const bool has_parameters = file.at("rope_parameters") != nullptr;
-  if (has_parameters) {
-    if (read_rope_scaling(file, "rope_parameters.main") != RopeScaling{}) {
-      file.reject("rope_parameters.main.rope_type", "default, as only compress is scaled", "yarn");
-    }
-    values.rope_scaling = read_rope_scaling(file, "rope_parameters.compress");
+  const auto parameters = read_rope_parameters(file, nested);
+  values.rope_scaling = parameters.value_or(RopeScaling{});
+  if (file.at("rope_scaling") == nullptr) return;
+  const RopeScaling scaling = read_rope_scaling(file, "rope_scaling");
+  if (parameters && scaling != *parameters) {
+    file.reject("rope_scaling",
+                flat ? "the same as rope_parameters" : "the same as rope_parameters.compress",
+                "another scaling");
   }
-  if (file.at("rope_scaling") != nullptr) {
-    const RopeScaling scaling = read_rope_scaling(file, "rope_scaling");
-    if (has_parameters && scaling != values.rope_scaling) {
-      file.reject("rope_scaling", "the same as rope_parameters.compress", "another scaling");
-    }
-    values.rope_scaling = scaling;
-  }
+  values.rope_scaling = scaling;
+}
+
+/// The part that sees images: only what tensors it has.
+inline void read_vision(ConfigFields& file, ConfigValues& values) {
+  const auto layers = file.get<std::size_t>("vision_n_layers");
+  if (!layers) return;
+  values.vision.emplace();
+  const auto size = [&](std::size_t& value, const std::string& path, std::size_t most) {
+    value = file.get<std::size_t>(path).value_or(0);
+    if (value > most) file.reject(path, "at most " + field_text(most), field_text(value));
+  };
+  constexpr std::size_t kMost = 1 << 16;
+  size(values.vision->n_layers, "vision_n_layers", 1024);
+  size(values.vision->dim, "vision_dim", kMost);
+  size(values.vision->inter_dim, "vision_inter_dim", kMost);
+  size(values.vision->patch_size, "vision_patch_size", 1024);
+  size(values.vision->downsample_ratio, "vision_downsample_ratio", 1024);
 }
 
 /// Relations between fields that are there, the same as checked_config() has for a type; and no
@@ -483,6 +527,13 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
 
 DS4_FUNCTION ConfigValues config_from_json(std::string_view where, const nlohmann::json& root) {
   if (!root.is_object()) throw Error(where, "expected an object, found " + describe(root));
+  if (const auto inference = release_form(root)) return config_from_json(where, *inference);
+  const auto type = root.find("model_type");
+  if (type != root.end() && type->is_string() && *type == "deepseek_v41") {
+    throw Error(
+        where,
+        "model_type: expected \"deepseek_v4\", found \"deepseek_v41\", another architecture");
+  }
   ConfigFields file(root);
   ConfigValues values;
 
@@ -517,6 +568,9 @@ DS4_FUNCTION ConfigValues config_from_json(std::string_view where, const nlohman
   read_router_kinds(file, values);
   read_rotary(file, values);
 
+  read_vision(file, values);
+
+  values.expert_dtype = file.get<std::string>("expert_dtype").value_or("");
   values.bos_token_id = file.get<std::size_t>("bos_token_id");
   if (const auto* eos = file.at("eos_token_id"); eos != nullptr && eos->is_array()) {
     values.eos_token_ids =
@@ -560,6 +614,14 @@ DS4_FUNCTION std::string config_json(const ConfigValues& values) {
     root.erase("rope_scaling");
   } else {
     root["rope_scaling"]["type"] = "yarn";
+  }
+  if (!values.expert_dtype.empty()) root["expert_dtype"] = values.expert_dtype;
+  if (values.vision) {
+    root["vision_n_layers"] = values.vision->n_layers;
+    root["vision_dim"] = values.vision->dim;
+    root["vision_inter_dim"] = values.vision->inter_dim;
+    root["vision_patch_size"] = values.vision->patch_size;
+    root["vision_downsample_ratio"] = values.vision->downsample_ratio;
   }
   if (values.bos_token_id) root["bos_token_id"] = *values.bos_token_id;
   if (!values.eos_token_ids.empty()) root["eos_token_id"] = values.eos_token_ids;

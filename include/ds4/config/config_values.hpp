@@ -14,6 +14,19 @@
 
 namespace ds4::inline v0_1 {
 
+/// The part of a checkpoint that sees images (config.json: vision_*). ds4 reads text alone: of this
+/// part it knows the tensors, to set them aside. A size that a file does not state is 0.
+struct VisionSizes {
+  ///@{
+  /// Fields of config.json, by their names behind vision_.
+  std::size_t n_layers = 0;
+  std::size_t dim = 0;
+  std::size_t inter_dim = 0;
+  std::size_t patch_size = 0;
+  std::size_t downsample_ratio = 0;
+  ///@}
+};
+
 /// What a configuration type states (see ModelConfig), and what only a config.json does.
 struct ConfigValues {
   std::string name;  ///< of the configuration type; a file has none
@@ -32,6 +45,8 @@ struct ConfigValues {
   /// The file announces DSpark. dspark_stages may still be 0 then: where compress_ratios says
   /// nothing of its stages, the tensors do.
   bool has_dspark = false;
+  std::string expert_dtype;           ///< how the file says that experts are stored; may be empty
+  std::optional<VisionSizes> vision;  ///< where the file states vision_n_layers
 };
 
 namespace detail {
@@ -140,8 +155,8 @@ inline bool is_bound(std::string_view field) {
 
 /// The fields in which a file says what the compiled configuration does not cover, all of them:
 /// where they differ, or the file says more than a bound (see ModelConfig). Name and token ids do
-/// not count, nor does DSpark where one of the two has none. Lists of equal length are compared
-/// entry by entry ("compress_ratios[3]").
+/// not count, nor does a drafter that one of the two does not have. Lists of equal length are
+/// compared entry by entry ("compress_ratios[3]").
 inline std::vector<FieldDifference> compare(const ConfigValues& file,
                                             const ConfigValues& compiled) {
   std::vector<FieldDifference> differences;
@@ -149,6 +164,7 @@ inline std::vector<FieldDifference> compare(const ConfigValues& file,
   const auto check = [&](std::string field, const auto& found, const auto& expected) {
     if (found == expected) return;
     if (!both_have_dspark && field.starts_with("dspark_")) return;
+    if (compiled.num_nextn_predict_layers == 0 && field == "num_nextn_predict_layers") return;
     std::string text = detail::field_text(expected);
     if constexpr (std::is_same_v<decltype(found), const std::size_t&>) {
       if (detail::is_bound(field)) {

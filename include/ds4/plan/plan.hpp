@@ -6,10 +6,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <ds4/checkpoint/storage.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config/config.hpp>
+#include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/kernels/cost.hpp>
@@ -17,7 +19,7 @@
 
 namespace ds4::inline v0_1 {
 
-/// Some tensors [rows, cols] of one kind, of the main model or of the multi-token-prediction layer.
+/// Some tensors [rows, cols] of one kind, of the main model or of the drafter, mtp.*.
 struct WeightGroup {
   TensorRole role;  ///< what the tensors are
   ///@{
@@ -28,7 +30,7 @@ struct WeightGroup {
   std::size_t count;    ///< tensors
   std::size_t used;     ///< tensors that a token meets; of a table or the embedding it reads a row
   Component component;  ///< where their cost is counted
-  bool mtp;             ///< of the multi-token-prediction layer
+  bool mtp;             ///< of the drafter
 };
 
 namespace detail {
@@ -89,7 +91,8 @@ constexpr void for_each_layer_weight(const Config& c, std::size_t ratio, bool ha
 }  // namespace detail
 
 /// Calls f(WeightGroup) for all tensors of a configuration, an instance of its type or a
-/// ConfigValues: the same tensors as list_tensors(), without their names.
+/// ConfigValues: the same tensors as list_tensors(), without their names, with the drafter that
+/// drafter_of() says.
 template <class Config, class F>
 constexpr void for_each_weight(const Config& c, F&& f) {
   const std::size_t D = c.hidden_size;
@@ -110,11 +113,25 @@ constexpr void for_each_weight(const Config& c, F&& f) {
   }
   hyper_head(false);
   f(WeightGroup{TensorRole::matrix, c.vocab_size, D, 1, 1, Component::head, false});
-  for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
+  const DrafterKind drafter = drafter_of(c);
+  if (drafter == DrafterKind::mtp) {
     f(WeightGroup{TensorRole::linear, D, D, 2, 2, Component::rest, true});
     f(WeightGroup{TensorRole::norm, 1, D, 2, 2, Component::rest, true});
     detail::for_each_layer_weight(c, 0, false, true, f);
     hyper_head(true);
+  }
+  if (drafter == DrafterKind::dspark) {
+    const std::size_t M = c.dspark_target_layer_ids.size();
+    const std::size_t R = c.dspark_markov_rank;
+    f(WeightGroup{TensorRole::linear, D, M * D, 1, 1, Component::rest, true});
+    f(WeightGroup{TensorRole::norm, 1, D, 1, 1, Component::rest, true});
+    for (std::size_t k = 0; k < c.dspark_stages; ++k) {
+      detail::for_each_layer_weight(c, 0, false, true, f);
+    }
+    hyper_head(true);
+    f(WeightGroup{TensorRole::matrix, c.vocab_size, R, 1, 0, Component::head, true});  // markov_w1
+    f(WeightGroup{TensorRole::matrix, c.vocab_size, R, 1, 1, Component::head, true});
+    f(WeightGroup{TensorRole::matrix, 1, D + R, 1, 1, Component::head, true});
   }
 }
 
@@ -140,11 +157,16 @@ struct PlanOptions {
 /// Numbers of a configuration; see plan().
 struct Plan {
   std::size_t parameters = 0;         ///< main model, hash tables apart
-  std::size_t parameters_mtp = 0;     ///< of the multi-token-prediction layer
+  std::size_t parameters_mtp = 0;     ///< of the drafter
   std::size_t parameters_active = 0;  ///< that a token meets, the embedding apart
   std::size_t hash_entries = 0;       ///< of all hash tables
   std::size_t tensors = 0;            ///< of a checkpoint, scales included
-  std::size_t weight_bytes = 0;       ///< of all tensors, the extra layer's included
+  std::size_t weight_bytes = 0;       ///< of all tensors, the drafter's included
+  ///@{
+  /// Of these, the tensors of a part that sees images, which are set aside, and their bytes.
+  std::size_t tensors_set_aside = 0;
+  std::size_t bytes_set_aside = 0;
+  ///@}
   ///@{
   /// Of weight_bytes, scales included.
   std::size_t fp4_bytes = 0;
@@ -225,18 +247,31 @@ constexpr AttentionFlops attention_flops(const Config& c, std::size_t t) {
 template <class Config>
 constexpr Plan plan(const Config& c, const PlanOptions& options = {}) {
   Plan plan;
-  for_each_weight(c, [&](const WeightGroup& g) {
-    const std::size_t elements = g.rows * g.cols;
-    const Storage storage = storage_of(g.role, options.storage);
-    const std::size_t each = stored_bytes(storage, g.rows, g.cols);
-    const std::size_t bytes = each * g.count;
-    plan.tensors += g.count * (storage.scale_rows > 0 ? 2 : 1);
+  const auto count = [&plan](const Storage& storage, std::size_t tensors, std::size_t bytes) {
+    plan.tensors += tensors * (storage.scale_rows > 0 ? 2 : 1);
     plan.weight_bytes += bytes;
     (storage.dtype == DType::i64       ? plan.table_bytes
      : storage.dtype == DType::i8      ? plan.fp4_bytes
      : storage.dtype == DType::f8_e4m3 ? plan.fp8_bytes
      : storage.dtype == DType::bf16    ? plan.bf16_bytes
                                        : plan.f32_bytes) += bytes;
+  };
+  if constexpr (std::is_same_v<Config, ConfigValues>) {
+    for (const TensorInfo& tensor : list_vision_tensors(c, drafter_of(c))) {
+      const Storage storage = storage_of(tensor.role, options.storage);
+      const bool matrix = tensor.shape.size() == 2;
+      const std::size_t bytes =
+          stored_bytes(storage, matrix ? tensor.shape[0] : 1, tensor.shape.back());
+      count(storage, 1, bytes);
+      plan.tensors_set_aside += 1;
+      plan.bytes_set_aside += bytes;
+    }
+  }
+  for_each_weight(c, [&](const WeightGroup& g) {
+    const std::size_t elements = g.rows * g.cols;
+    const Storage storage = storage_of(g.role, options.storage);
+    const std::size_t each = stored_bytes(storage, g.rows, g.cols);
+    count(storage, g.count, each * g.count);
     if (g.role == TensorRole::table) {
       plan.hash_entries += elements;
       if (!g.mtp) plan.weight_bytes_per_token += 8 * g.cols;

@@ -90,16 +90,19 @@ class TrainableModel {
     if constexpr (C::num_nextn_predict_layers > 0) {
       if (with_mtp) parts_->weights.mtp.emplace();
     }
-    parts_->list.bind(parts_->weights, list_tensors(config_values<C>()), K::kDry);
+    parts_->list.bind(parts_->weights, list_tensors(config_values<C>(), DrafterKind::mtp), K::kDry);
   }
 
   /// Loads a checkpoint folder of any storage; the multi-token-prediction layer if it is there.
   /// Throws ds4::Error as Model::load does.
   static TrainableModel load(const std::filesystem::path& dir, K kernels = K()) {
-    const ConfigValues config = read_config_of<C>(dir);
+    ConfigValues config = read_config_of<C>(dir);
     const Checkpoint checkpoint = Checkpoint::open(dir);
-    TrainableModel model(std::move(kernels), drafter_of(config, checkpoint) == DrafterKind::mtp);
-    model.parts_->list.read(checkpoint, config.has_dspark ? "mtp." : "");
+    DrafterKind drafter = complete_drafter_of<C>(config, checkpoint);
+    if (drafter == DrafterKind::dspark) drafter = DrafterKind::none;
+    TrainableModel model(std::move(kernels), drafter == DrafterKind::mtp);
+    model.parts_->list.read(
+        checkpoint, [&](TensorReader& reader) { set_aside_unread(reader, config, drafter); });
     checkpoint.check();
     return model;
   }

@@ -111,11 +111,12 @@ class TrainedWeights {
   std::span<const Table> tables() const { return tables_; }
   ///@}
 
-  /// Fills everything from a checkpoint; its tensors whose names start with `set_aside`, unless
-  /// that is empty, are left out. Throws ds4::Error with up to 20 problems, as Model::load does.
-  void read(const Checkpoint& checkpoint, std::string_view set_aside = {}) {
+  /// Fills everything from a checkpoint. set_aside(TensorReader&) sets aside what of it is not
+  /// read. Throws ds4::Error with up to 20 problems, as Model::load does.
+  template <class SetAside>
+  void read(const Checkpoint& checkpoint, SetAside&& set_aside) {
     TensorReader reader(checkpoint);
-    if (!set_aside.empty()) reader.set_aside(set_aside);
+    set_aside(reader);
     for (TrainedWeight<T>& weight : list_) {
       const bool matrix = weight.shape.size() == 2 && weight.name.ends_with("weight");
       const auto stored = matrix ? reader.matrix(weight.name, weight.shape[0], weight.shape[1])
