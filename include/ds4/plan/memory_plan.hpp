@@ -309,13 +309,6 @@ constexpr std::size_t scratch_memory(const Config& c, const PassShape& pass) {
   return m.peak();
 }
 
-/// Whether the drafter of a checkpoint with this configuration is DSpark: it then says nothing of a
-/// multi-token-prediction layer.
-template <class Config>
-constexpr bool drafts_with_dspark(const Config& c) {
-  return c.dspark_stages > 0 && c.num_nextn_predict_layers == 0;
-}
-
 namespace detail {
 
 /// Model::draft with DSpark where pass.tokens window rows are to be made.
@@ -350,7 +343,7 @@ constexpr std::size_t dspark_memory(const Config& c, PassShape pass) {
 /// come since the last draft, at first of the whole window.
 template <class Config>
 constexpr std::size_t draft_memory(const Config& c, PassShape pass) {
-  if (drafts_with_dspark(c)) return detail::dspark_memory(c, pass);
+  if (drafter_of(c) == DrafterKind::dspark) return detail::dspark_memory(c, pass);
   const std::size_t rows = pass.tokens;
   const std::size_t streams = c.hc_mult * c.hidden_size;
   detail::ScratchMeter m(pass);
@@ -390,7 +383,7 @@ constexpr std::size_t state_memory(const Config& c, std::size_t n, std::size_t s
   const std::size_t earliest = n - std::min(n, rollback);
   const std::size_t d = c.head_dim;
   std::size_t bytes = 0;
-  if (drafts && n > 0 && drafts_with_dspark(c)) {
+  if (drafts && n > 0 && drafter_of(c) == DrafterKind::dspark) {
     const std::size_t first = earliest - std::min(earliest, c.sliding_window);
     bytes +=
         log(first, n, simd::kTailLogRows, c.dspark_target_layer_ids.size() * c.hidden_size * 4);
