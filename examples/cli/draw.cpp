@@ -261,13 +261,15 @@ std::string picture(const ConfigValues& c) {
   stack.plain("Head",
               "the streams become one, norm, " + times(c.vocab_size, c.hidden_size) + ": logits",
               table);
-  for (std::size_t i = 0; i < c.num_nextn_predict_layers; ++i) {
+  const std::size_t extra =
+      drafter_of(c) == DrafterKind::dspark ? c.dspark_stages : c.num_nextn_predict_layers;
+  for (std::size_t i = 0; i < extra; ++i) {
     Parameters parameters;
     for_each_weight(c, [&](const WeightGroup& group) {
       if (group.mtp) parameters(group);
     });
-    parameters.all /= c.num_nextn_predict_layers;
-    parameters.met /= c.num_nextn_predict_layers;
+    parameters.all /= extra;
+    parameters.met /= extra;
     stack.extra_layer("mtp." + std::to_string(i), parameters);
   }
   stack.strip();

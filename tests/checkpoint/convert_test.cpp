@@ -117,7 +117,7 @@ void check_same_values(const fs::path& a, const fs::path& b) {
 /// extra layer that is not there, none.
 void check_storage(const fs::path& dir, StorageFormat format) {
   const auto checkpoint = Checkpoint::open(dir);
-  const bool has_mtp = checkpoint.find("mtp.0.norm.weight") != nullptr;
+  const bool has_mtp = checkpoint.find("mtp.0.attn_norm.weight") != nullptr;
   std::size_t found = 0;
   for (const ds4::TensorInfo& info : ds4::list_tensors(ds4::read_config(dir / "config.json"))) {
     if (info.name.starts_with("mtp.") && !has_mtp) continue;
@@ -339,8 +339,8 @@ TEST_CASE("convert: what is stored so already is copied byte by byte") {
     CHECK(same_bytes(tensor, *out.find(tensor.name)));
   }
   for (const auto& change : conversion.changes) {
-    const bool expected = change.kind == "norms" || change.kind == "hash tables" ||
-                          change.kind == "multi-token prediction";
+    const bool expected =
+        change.kind == "norms" || change.kind == "hash tables" || change.kind == "drafter";
     CHECK(expected);
   }
 }
@@ -532,7 +532,54 @@ TEST_CASE("convert: config.json states the new storage and is otherwise the sour
   CHECK_FALSE(fs::exists(dir.path() / "tokenizer" / "notes.txt"));
 }
 
-TEST_CASE("convert: drafters and layers that the configuration does not list are left out") {
+TEST_CASE("convert: DSpark stays, as the release stores it") {
+  auto config = ds4::read_config(data_dir("quant") / "config.json");
+  config.num_nextn_predict_layers = 0;
+  config.has_dspark = true;
+  config.dspark_stages = 2;
+  config.dspark_block_size = 3;
+  config.dspark_noise_token_id = 500;
+  config.dspark_target_layer_ids = {1, 3};
+  config.dspark_markov_rank = 4;
+  const TempDir dir;
+  ds4::synthesise(config, StorageFormat::f32, 3, dir.path() / "f32");
+  const auto release =
+      convert_to(StorageFormat::release, dir.path() / "f32", dir.path() / "release");
+  CHECK(release.left_out == 0);
+  check_storage(dir.path() / "release", StorageFormat::release);
+  const auto checkpoint = Checkpoint::open(dir.path() / "release");
+  const auto dtype = [&](const char* name) { return checkpoint.find(name)->dtype; };
+  CHECK(dtype("mtp.0.main_proj.weight") == DType::f8_e4m3);
+  CHECK(dtype("mtp.0.main_proj.scale") == DType::f8_e8m0);
+  CHECK(dtype("mtp.0.main_norm.weight") == DType::bf16);
+  CHECK(dtype("mtp.1.markov_head.markov_w1.weight") == DType::bf16);
+  CHECK(dtype("mtp.1.confidence_head.proj.weight") == DType::bf16);
+  CHECK(dtype("mtp.1.ffn.experts.5.w1.weight") == DType::i8);
+  const auto back = ds4::read_config(dir.path() / "release" / "config.json");
+  CHECK(back.dspark_stages == 2);
+  CHECK(ds4::compare(back, config).empty());
+
+  // Base's storage is read, and the vision release's other tensors are left out.
+  ds4::synthesise(config, StorageFormat::base, 3, dir.path() / "base");
+  const auto from_base = convert_to(StorageFormat::bf16, dir.path() / "base", dir.path() / "bf16");
+  CHECK(std::ranges::any_of(from_base.changes, [](const auto& change) {
+    return change.kind == "routed experts" && change.from == "F8_E4M3 (F32 scales)";
+  }));
+  CheckpointCopy copy((dir.path() / "f32").string());
+  copy.config["vision_n_layers"] = 1;
+  auto seeing = config;
+  seeing.vision.emplace().n_layers = 1;
+  const auto images = ds4::list_vision_tensors(seeing, ds4::DrafterKind::dspark);
+  for (const auto& tensor : images) copy.tensors[tensor.name].reset(DType::bf16, {2});
+  const TempDir vision;
+  copy.write(vision);
+  const auto text = convert_to(StorageFormat::f32, vision.path(), vision.path() / "out");
+  CHECK(text.images_left_out == images.size());
+  CHECK(text.tensors == release.tensors);
+  CHECK_FALSE(ds4::read_config(vision.path() / "out" / "config.json").vision.has_value());
+}
+
+TEST_CASE("convert: drafters that the configuration does not announce are left out") {
   const auto mtp_tensors = [](const fs::path& folder) {
     std::size_t count = 0;
     const auto checkpoint = Checkpoint::open(folder);
@@ -544,26 +591,12 @@ TEST_CASE("convert: drafters and layers that the configuration does not list are
   const std::size_t all = mtp_tensors(data_dir("quant"));
   REQUIRE(all > 50);
 
-  const TempDir dspark;
-  auto copy = CheckpointCopy("quant");
-  copy.config["dspark_block_size"] = 4;
-  copy.tensors["mtp.2.main_proj.weight"].reset(DType::bf16, {3, 4});
-  copy.write(dspark);
-  const auto without = convert_to(StorageFormat::bf16, dspark.path(), dspark.path() / "out");
-  CHECK(without.has_dspark);
-  CHECK(without.left_out == all + 1);
-  CHECK(mtp_tensors(dspark.path() / "out") == 0);
-  CHECK_FALSE(ds4::read_config(dspark.path() / "out" / "config.json").has_dspark);
-  CHECK(logits_of<ds4::models::quant>(dspark.path() / "out") ==
-        logits_of<ds4::models::quant>(data_dir("quant")));
-
   const TempDir unlisted;
-  copy = CheckpointCopy("quant");
+  auto copy = CheckpointCopy("quant");
   copy.config["num_nextn_predict_layers"] = 0;
   copy.config["compress_ratios"] = {0, 4, 128, 4};
   copy.write(unlisted);
   const auto short_one = convert_to(StorageFormat::bf16, unlisted.path(), unlisted.path() / "out");
-  CHECK_FALSE(short_one.has_dspark);
   CHECK(short_one.left_out == all);
   CHECK(mtp_tensors(unlisted.path() / "out") == 0);
 

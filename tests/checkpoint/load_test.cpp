@@ -410,22 +410,6 @@ TEST_CASE("load: the multi-token-prediction layer") {
   expect_error<Quant>(second, "mtp.1.enorm.weight: found F32 [256], expected no such tensor");
 }
 
-TEST_CASE("load: the dspark drafter is set aside") {
-  auto copy = quant();
-  std::erase_if(copy.tensors, [](const auto& item) { return item.first.starts_with("mtp."); });
-  for (const char* name : {"mtp.0.norm.weight", "mtp.1.norm.weight", "mtp.2.markov.weight"}) {
-    copy.tensors[name].reset(DType::f32, {3});
-  }
-  copy.config["dspark_block_size"] = 4;
-  const auto model = load<Quant>(copy);
-  CHECK(model.drafter() == ds4::DrafterKind::none);
-  CHECK(model.config().has_dspark);
-  CHECK(logits_of(model) == logits_of(load<Quant>(quant())));
-
-  copy.tensors["extra.weight"].reset(DType::f32, {3});  // but nothing else is
-  expect_error<Quant>(copy, "extra.weight: found F32 [3], expected no such tensor");
-}
-
 TEST_CASE("load: sizes that are no multiple of a block round up") {
   const auto check = [&]<std::size_t Rows, std::size_t Cols>(
                          OneMatrix<Rows, Cols> part, DType dtype, std::vector<std::size_t> shape,

@@ -576,14 +576,24 @@ TEST_CASE("program: inspect finds drafters, suffixes and what keeps a model from
   const TempDir dir;
   fs::copy_file(kAusten + "/model.safetensors", dir / "model.safetensors");
   Json config = Json::parse(read(kAusten + "/config.json"));
-  config["dspark_block_size"] = 4;
+  config.update(Json{{"dspark_block_size", 4},
+                     {"dspark_noise_token_id", 9},
+                     {"dspark_target_layer_ids", {4, 6}},
+                     {"dspark_markov_rank", 8}});
   config["compress_ratios"] = {4, 0, 0, 128, 4, 128, 0, 0};
   dir.write("config.json", config.dump());
   const Result other = ds4_program({"inspect", dir / ""});
   CHECK(contains(other.out, "prefix of 3, 1 x pair, suffix of 2\n"));
   CHECK(
       contains(other.out, "  5: hca (ratio 128), learned router\n  6: sliding, learned router\n"));
-  CHECK(contains(other.out, "dspark drafter, recognised but not supported, set aside"));
+  // Its tensors are those of a multi-token-prediction layer.
+  CHECK(contains(other.out, "multi-token prediction: none that can be read: ds4: "));
+  CHECK(
+      contains(other.out, "mtp.0.e_proj.weight: found a tensor of a multi-token-prediction layer"));
+  REQUIRE(ds4_program({"synth", dir / "config.json", "--out", dir / "dspark"}).code == 0);
+  CHECK(contains(ds4_program({"inspect", dir / "dspark"}).out,
+                 "multi-token prediction: DSpark, stages: 1, tokens of a block: 4: drafts with "
+                 "--draft\n"));
 
   config = Json::parse(read(kTinyFlash + "/config.json"));  // with another model's tensors
   dir.write("config.json", config.dump());
@@ -782,20 +792,12 @@ TEST_CASE("program: convert says what it leaves out, and what keeps it from conv
   fs::create_directories(dir / "dspark");
   fs::copy_file(kAusten + "/model.safetensors", dir / "dspark/model.safetensors");
   Json config = Json::parse(read(kAusten + "/config.json"));
-  config["dspark_block_size"] = 4;
-  dir.write("dspark/config.json", config.dump());
-  const Result dspark =
-      ds4_program({"convert", dir / "dspark", "--format", "f32", "--out", dir / "out"});
-  CHECK(dspark.code == 0);
-  CHECK(dspark.err == "mtp.*: 53 tensors left out, a dspark drafter, which ds4 does not run\n");
-
-  config.erase("dspark_block_size");
   config["num_nextn_predict_layers"] = 0;
   config["compress_ratios"].erase(7);
   dir.write("dspark/config.json", config.dump());
   const Result unlisted =
       ds4_program({"convert", dir / "dspark", "--format", "f32", "--out", dir / "unlisted"});
-  CHECK(unlisted.err == "mtp.*: 53 tensors left out, as config.json lists no such layer\n");
+  CHECK(unlisted.err == "mtp.*: 53 tensors left out, as config.json announces no drafter\n");
 
   const auto fails = [&](const std::string& from, const std::string& out, const char* part) {
     check_fails(ds4_program({"convert", from, "--format", "bf16", "--out", out}), 1, part);
@@ -846,6 +848,19 @@ TEST_CASE("program: plan states the published figures") {
     }
     CHECK(plan["flops_per_token"][phase] == sum);
   }
+  // The published counts, on the storage that the file says: FP8 experts with F32 scales in Base.
+  const auto tensors_and_bytes = [](const std::string& config) {
+    const Json json = Json::parse(ds4_program({"plan", config, "--json"}).out);
+    return std::pair{json["tensors"].get<std::size_t>(), json["weight_bytes"].get<std::size_t>()};
+  };
+  const std::string published = ds4::test::data("/real-configs/");
+  CHECK(tensors_and_bytes(published + "flash-base.config.json") ==
+        std::pair<std::size_t, std::size_t>(69'187, 292'555'345'480));
+  CHECK(tensors_and_bytes("flash-0731") ==
+        std::pair<std::size_t, std::size_t>(72'317, 166'878'536'440));
+  const Result vision = ds4_program({"plan", published + "flash-vision-exp.config.json", "--json"});
+  CHECK(Json::parse(vision.out)["set_aside"]["tensors"] == 316);
+  CHECK(Json::parse(vision.out)["tensors"] == 72'633);
   const Result text = ds4_program({"plan", kTinyFlash + "/config.json", "--storage", "bf16"});
   CHECK(text.code == 0);
   CHECK(contains(text.out, "parameters"));
