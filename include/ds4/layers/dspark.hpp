@@ -34,8 +34,8 @@ struct HostParameter<B, E...> {
 }  // namespace detail
 
 /// The drafter of the releases since 0731: K stages, sliding and learned-routed decoder layers,
-/// over a block of tokens that sees rows made from the model's own hidden states. Source: model.md
-/// 19.
+/// over a block of tokens that sees rows made from the model's own hidden states.
+/// Source: model.md 19.
 template <ModelConfig C, Backend B>
 struct DsparkDrafter {
   ///@{
