@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <ds4/checkpoint/tensor_list.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/layer_sequence.hpp>

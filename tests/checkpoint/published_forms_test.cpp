@@ -168,9 +168,27 @@ TEST_CASE("published forms: DSpark whose stages do not fit together") {
   copy.config["compress_ratios"] = {0, 4, 128, 4};
   CHECK(error<WithDspark>(copy) ==
         doctest::Contains(": mtp.*: found stages [0, 2], expected 0, 1, ... without a gap"));
+  for (int i = 3; i < 17; ++i) {
+    copy.tensors["mtp." + std::to_string(i) + ".attn_norm.weight"].reset(DType::f32, {3});
+  }
+  CHECK(error<WithDspark>(copy) == doctest::Contains(": mtp.*: found stages [0, 2, 3,"));
+  copy.tensors["mtp.1.attn_norm.weight"].reset(DType::f32, {3});
+  CHECK(error<WithDspark>(copy) ==
+        doctest::Contains(": mtp.*: found 17 stages, expected at most 16"));
   copy = without(dspark(2), "mtp.1.");
   CHECK(error<WithDspark>(copy) ==
         doctest::Contains(": mtp.*: found stages [0], expected 2 as config.json says"));
+}
+
+TEST_CASE("published forms: the first layers of a release with its drafter") {
+  const auto five = ds4::truncated(ds4::released_config("flash-0731").value(), 5);
+  CHECK(five.compress_ratios == std::vector<std::size_t>{0, 0, 4, 128, 4});
+  CHECK(five.dspark_stages == 3);
+  CHECK(five.dspark_target_layer_ids == std::vector<std::size_t>{2, 3, 4});
+  CHECK(ds4::drafter_of(five) == DrafterKind::dspark);
+  // As before, none of the release of April.
+  CHECK(ds4::drafter_of(ds4::truncated(ds4::released_config("flash").value(), 5)) ==
+        DrafterKind::none);
 }
 
 TEST_CASE("published forms: DSpark's tensors, each where it belongs, once") {

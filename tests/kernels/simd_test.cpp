@@ -242,6 +242,16 @@ TEST_CASE("simd kernels: norms, activations, pooling, streams") {
       ds4::reference::rms_norm(expected.data(), x.data(), w.data(), 1, n, 1e-6f);
       check_close("rms_norm", std::span<const float>(got), std::span<const float>(expected), 1e-5);
 
+      // Flash-Vision-Exp's epsilon: rows of 1e-9 become rows of one, those of zero stay so.
+      for (const float size : {1e-9f, 0.0f}) {
+        const std::vector<float> small(n, size);
+        kernels.rms_norm(got.data(), small.data(), w.data(), n, 1e-20f);
+        ds4::reference::rms_norm(expected.data(), small.data(), w.data(), 1, n, 1e-20f);
+        check_close("rms_norm", std::span<const float>(got), std::span<const float>(expected),
+                    1e-5);
+        CHECK(got[0] == doctest::Approx(size == 0.0f ? 0.0f : 0.995f * w[0]).epsilon(1e-3));
+      }
+
       got = expected = random_values(n, 3, 4.0f);
       kernels.swiglu(got.data(), x.data(), n, 1.5f);
       ds4::reference::swiglu(expected.data(), x.data(), n, 1.5f);

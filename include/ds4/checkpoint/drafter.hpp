@@ -66,7 +66,10 @@ inline DrafterKind complete_drafter(ConfigValues& config, const Checkpoint& chec
     return config.num_nextn_predict_layers > 0 ? DrafterKind::mtp : DrafterKind::none;
   }
   const std::size_t stages = config.dspark_stages > 0 ? config.dspark_stages : layers.size();
-  if (layers.size() != stages || layers.empty() || *layers.rbegin() + 1 != stages) {
+  if (layers.size() > detail::kMaxStages) {
+    problems.add("mtp.*: found " + std::to_string(layers.size()) + " stages, expected at most " +
+                 std::to_string(detail::kMaxStages));
+  } else if (layers.size() != stages || layers.empty() || *layers.rbegin() + 1 != stages) {
     const std::vector<std::size_t> found(layers.begin(), layers.end());
     problems.add("mtp.*: found stages " + detail::field_text(found) + ", expected " +
                  (config.dspark_stages > 0 ? std::to_string(stages) + " as config.json says"

@@ -195,9 +195,6 @@ class ConfigFields {
   Problems problems_;
 };
 
-/// Stages of a drafter beyond this are no model's.
-inline constexpr std::size_t kMaxStages = 16;
-
 /// Fields that may be absent or stated in another way: the functions below set them.
 inline bool is_stated_elsewhere(std::string_view field) {
   constexpr std::array<std::string_view, 6> kFields{
@@ -490,10 +487,10 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
   expect(values.num_experts_per_tok <= values.n_routed_experts, "num_experts_per_tok",
          "at most n_routed_experts, " + field_text(values.n_routed_experts),
          values.num_experts_per_tok);
-  expect(
-      values.n_routed_experts <= kMaxExperts / std::max<std::size_t>(values.num_hidden_layers, 1),
-      "n_routed_experts", "at most " + field_text(kMaxExperts) + " in all layers",
-      values.n_routed_experts);
+  const std::size_t layers = values.num_hidden_layers + values.dspark_stages;
+  expect(values.n_routed_experts <= kMaxExperts / std::max<std::size_t>(layers, 1),
+         "n_routed_experts", "at most " + field_text(kMaxExperts) + " in all layers",
+         values.n_routed_experts);
   expect(values.num_hash_layers <= values.num_hidden_layers, "num_hash_layers",
          "at most num_hidden_layers, " + field_text(values.num_hidden_layers),
          values.num_hash_layers);

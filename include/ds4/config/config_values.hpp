@@ -51,6 +51,9 @@ struct ConfigValues {
 
 namespace detail {
 
+/// Stages of DSpark beyond this are no model's.
+inline constexpr std::size_t kMaxStages = 16;
+
 /// Calls f(name, a.name, b.name, ...) for every member of DS4_CONFIG_FIELDS.
 template <class F, class... Values>
 constexpr void visit_members(F&& f, Values&&... values) {
