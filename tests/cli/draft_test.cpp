@@ -98,8 +98,7 @@ TEST_CASE("program: a checkpoint without the layer works without drafts, and say
   const Result bench = ds4_program({"bench", "--model", kTinyFlash, "--prompt", "4", "--decode",
                                     "2", "--repetitions", "1", "--draft", "2", "--json"});
   CHECK(bench.code == 0);
-  CHECK(bench.err ==
-        "ds4: --draft: found no drafter in the checkpoint, so there are no drafts\n");
+  CHECK(bench.err == "ds4: --draft: found no drafter in the checkpoint, so there are no drafts\n");
   CHECK(!Json::parse(bench.out).contains("draft"));
   CHECK(!Json::parse(bench.out).contains("verification"));  // 2 tokens are too few for passes of 4
   CHECK(contains(ds4_program({"inspect", kTinyFlash}).out,
