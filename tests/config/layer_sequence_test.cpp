@@ -81,6 +81,7 @@ struct With : Flash {
   static constexpr std::size_t num_hidden_layers = sizeof...(Ratios);
   static constexpr std::size_t num_hash_layers = HashLayers;
   static constexpr std::array<std::size_t, sizeof...(Ratios)> compress_ratios{Ratios...};
+  static constexpr std::size_t dspark_stages = 0;
 };
 template <class C>
 constexpr Schedule kOf = ds4::schedule<C>();
