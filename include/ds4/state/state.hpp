@@ -175,7 +175,9 @@ void State<C, B>::serialise(std::ostream& stream, const std::string& where) cons
       out.bytes(row);
     }
   });
-  if constexpr (Drafts::kHasMtp) out.bytes(std::as_bytes(std::span(drafts.mtp.ids)));
+  if constexpr (Drafts::kHasMtp) {
+    if (drafts.kind() == DrafterKind::mtp) out.bytes(std::as_bytes(std::span(drafts.mtp.ids)));
+  }
   out.finish();
 }
 
