@@ -5,7 +5,6 @@
 #include <array>
 #include <charconv>
 #include <cstddef>
-#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -45,14 +44,14 @@ inline DrafterTensor drafter_tensor(std::string_view name) {
 /// tensors of a multi-token-prediction layer are beside them.
 inline DrafterKind complete_drafter(ConfigValues& config, const Checkpoint& checkpoint) {
   constexpr std::array<std::string_view, 4> kMtpParts{"e_proj.", "h_proj.", "enorm.", "hnorm."};
-  std::set<std::size_t> layers;
+  std::vector<std::size_t> layers;  // the numbers k, each once
   bool any = false;
   detail::Problems problems;
   for (const StoredTensor& stored : checkpoint.tensors()) {
     any = any || stored.name.starts_with("mtp.");
     const detail::DrafterTensor tensor = detail::drafter_tensor(stored.name);
     if (tensor.part.empty()) continue;
-    layers.insert(tensor.layer);
+    layers.push_back(tensor.layer);
     const bool mtp = std::ranges::any_of(
         kMtpParts, [&](std::string_view part) { return tensor.part.starts_with(part); });
     if (config.has_dspark && mtp) {
@@ -65,13 +64,14 @@ inline DrafterKind complete_drafter(ConfigValues& config, const Checkpoint& chec
   if (!config.has_dspark) {
     return config.num_nextn_predict_layers > 0 ? DrafterKind::mtp : DrafterKind::none;
   }
+  std::ranges::sort(layers);
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
   const std::size_t stages = config.dspark_stages > 0 ? config.dspark_stages : layers.size();
   if (layers.size() > detail::kMaxStages) {
     problems.add("mtp.*: found " + std::to_string(layers.size()) + " stages, expected at most " +
                  std::to_string(detail::kMaxStages));
-  } else if (layers.size() != stages || layers.empty() || *layers.rbegin() + 1 != stages) {
-    const std::vector<std::size_t> found(layers.begin(), layers.end());
-    problems.add("mtp.*: found stages " + detail::field_text(found) + ", expected " +
+  } else if (layers.size() != stages || layers.empty() || layers.back() + 1 != stages) {
+    problems.add("mtp.*: found stages " + detail::field_text(layers) + ", expected " +
                  (config.dspark_stages > 0 ? std::to_string(stages) + " as config.json says"
                                            : std::string("0, 1, ... without a gap")));
   }
