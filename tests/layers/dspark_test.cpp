@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <span>
 #include <sstream>
@@ -252,6 +253,28 @@ TEST_CASE("dspark: each misreading of the specification is far outside of the to
     ++seen;
   }
   CHECK(seen == 16);
+}
+
+TEST_CASE("dspark: a checkpoint that also sees images drafts and computes alike") {
+  // Its files lie over the others': tensors for images in a third shard.
+  const ds4::test::TempDir dir;
+  const std::filesystem::path tiny = ds4::test::data_dir("dspark");
+  const std::filesystem::path vision = ds4::test::data_dir("dspark-vision");
+  for (const auto* name : {"1-of-00002", "2-of-00002"}) {
+    const std::string shard = "model-0000" + std::string(name) + ".safetensors";
+    std::filesystem::copy_file(tiny / shard, dir.path() / shard);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(vision)) {
+    std::filesystem::copy_file(entry.path(), dir.path() / entry.path().filename());
+  }
+  Dspark model = Dspark::load(dir.path());
+  CHECK(model.drafter() == ds4::DrafterKind::dspark);
+  const Golden golden = golden_dspark();
+  ds4::test::check_golden_blocks(model, golden, {64});
+  auto state = model.new_state();
+  const auto logits = model.forward(state, golden.indices("input_ids"));
+  ds4::test::check_close("logits", logits.flat(), golden.values("logits"),
+                         ds4::test::kDsparkTolerance);
 }
 
 TEST_CASE("dspark: a whole batch drafts as each sequence alone") {
