@@ -28,7 +28,7 @@ const std::map<std::string, StateFormat> kStates{
 
 struct PlanVerbOptions {
   std::string config;
-  std::string storage = "release";
+  std::string storage;
   std::string state = "bf16";
   PlanOptions plan;
   double bandwidth = 0.0;  // GB/s; 0: not given

@@ -85,7 +85,7 @@ TEST_CASE("plan --train: what does not fit") {
         "ds4: experts: found 3, expected a divisor of n_routed_experts 256\n");
   fails({"plan", ds4::test::data("/odd"), "--train"}, 1,
         "ds4: CONFIG: found a configuration that is not compiled in, expected for --train one of "
-        "flash, pro, ");
+        "flash, flash-vision, pro, ");
   fails({"plan", "flash", "--devices", "8"}, 2, "--devices requires --train");
   fails({"plan", "flash", "--train", "--bandwidth", "8"}, 2, "--bandwidth");
   fails({"plan", "flash", "--train", "--recompute", "all of it"}, 2, "--recompute");
