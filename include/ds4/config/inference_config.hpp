@@ -65,7 +65,7 @@ inline std::optional<nlohmann::json> release_form(const nlohmann::json& root) {
       }
     }
   }
-  return form;
+  return std::optional<nlohmann::json>(std::in_place, std::move(form));
 }
 
 }  // namespace ds4::inline v0_1::detail
