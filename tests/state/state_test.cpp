@@ -272,7 +272,7 @@ TEST_CASE_TEMPLATE("state: a damaged, truncated or foreign saved state is refuse
   CHECK(error(other) == "ds4: state: found something else, expected a state that ds4 saved");
   other = bytes;
   other[8] = 9;
-  CHECK(error(other) == "ds4: state: found version 9, expected 2");
+  CHECK(error(other) == "ds4: state: found version 9, expected 3");
   CHECK(error_text([&] { restored<TinyProYarn>(bytes); }) ==
         "ds4: state: found one of another configuration, expected one of tiny_pro_yarn");
   // A position that would need gigabytes ends with the stream.

@@ -95,14 +95,14 @@ struct DsparkDrafter {
     bool reaches(std::size_t position) const {
       return position > 0 && targets.end() == position && targets.first() <= first_needed(position);
     }
-    /// The first row that is to be made for a block of so many stages behind `position` tokens.
+    /// The first row that is to be made for a block of K stages behind `position` tokens.
     /// Where what the windows have does not reach back far enough, or not forth to the targets,
     /// they begin anew.
-    std::size_t next_row(std::size_t position, std::size_t stages) {
+    std::size_t next_row(std::size_t position, std::size_t K) {
       const std::size_t first = first_needed(position);
-      if (windows.size() != stages || windows[0].window.first() > first ||
+      if (windows.size() != K || windows[0].window.first() > first ||
           windows[0].window.end() < std::max(first, targets.first())) {
-        windows.assign(stages, {});
+        windows.assign(K, {});
         for (auto& stage : windows) stage.window.restart(first, DType::f32);  // a row settles it
       }
       return windows[0].window.end();
