@@ -89,7 +89,7 @@ TEST_CASE_TEMPLATE("dspark: along given tokens, and after accepted ones", M, Dsp
 
   // Behind 20 tokens: the block, the pass that verifies it, the tokens that were not accepted taken
   // back, the next block.
-  for (const std::size_t accepted : {0, 2, 5}) {
+  for (const std::size_t accepted : {0U, 2U, 5U}) {
     CAPTURE(accepted);
     auto draft_state = drafting_state(model, 8);
     model.prefill(draft_state, all.first(20));
@@ -151,7 +151,7 @@ TEST_CASE_TEMPLATE("dspark: golden steps of greedy decoding, and its text withou
     without.push_back(ds4::argmax(model.decode(plain, without.back()).flat()));
   }
   CHECK(without == expected);
-  for (const std::size_t beside : {0, 2}) {
+  for (const std::size_t beside : {0U, 2U}) {
     std::vector<typename M::State> states;
     std::vector<std::vector<std::int32_t>> texts;
     std::vector<ds4::Sampler> samplers(1 + beside, ds4::Sampler({.temperature = 0}));
