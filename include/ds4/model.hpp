@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
@@ -540,8 +541,9 @@ std::size_t Model<C, B>::draftable(const DraftRequest& request) const {
     return 0;
   }
   const std::size_t most = config().max_position_embeddings;
-  if (drafter() == DrafterKind::dspark) {
-    if (most < C::dspark_block_size || position > most - C::dspark_block_size) return 0;
+  if constexpr (DraftState<C, B>::kHasDspark) {
+    const bool dspark = drafter() == DrafterKind::dspark;
+    if (dspark && position + C::dspark_block_size > most) return 0;
   }
   // The pass that takes in `next` and the drafts has to fit.
   return std::min({request.count, most - std::min(most, position + 1), longest_draft()});
@@ -681,14 +683,18 @@ auto Model<C, B>::run_markov_rows(std::span<const std::int32_t> tokens)
     -> Rows<Scalar, C::dspark_markov_rank>
   requires(DraftState<C, B>::kHasDspark)
 {
-  return markov_rows<C, B>(backend_, *weights_->dspark, tokens);
+  const auto& dspark = weights_->dspark;
+  assert(dspark);
+  return markov_rows<C, B>(backend_, *dspark, tokens);
 }
 
 template <ModelConfig C, Backend B>
 auto Model<C, B>::run_markov_logits(std::span<const std::int32_t> tokens) -> LogitsRows
   requires(DraftState<C, B>::kHasDspark)
 {
-  LogitsRows logits = markov_logits<C, B>(backend_, *weights_->dspark, tokens);
+  const auto& dspark = weights_->dspark;
+  assert(dspark);
+  LogitsRows logits = markov_logits<C, B>(backend_, *dspark, tokens);
   weights_->checkpoint.check();
   return logits;
 }

@@ -27,9 +27,8 @@ namespace detail {
 /// The whole text as a number, e.g. "-1".
 inline std::optional<long long> whole_number(std::string_view text) {
   long long value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end) return {};
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || stop != text.data() + text.size()) return {};
   return value;
 }
 

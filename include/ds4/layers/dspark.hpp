@@ -23,12 +23,12 @@ namespace detail {
 /// host's.
 template <class B, std::size_t... E>
 struct HostParameter {
-  using type = typename B::template Parameter<E...>;
+  using Type = typename B::template Parameter<E...>;
 };
 template <class B, std::size_t... E>
   requires requires { typename B::template Parameter<E...>::Host; }
 struct HostParameter<B, E...> {
-  using type = typename B::template Parameter<E...>::Host;
+  using Type = typename B::template Parameter<E...>::Host;
 };
 
 }  // namespace detail
@@ -60,7 +60,7 @@ struct DsparkDrafter {
   typename B::template Parameter<D> norm;
   typename B::template Matrix<V, R> markov_w1;
   typename B::template Matrix<V, R> markov_w2;
-  typename detail::HostParameter<B, 1, D + R>::type confidence_head;
+  typename detail::HostParameter<B, 1, D + R>::Type confidence_head;
   ///@}
 
   /// Without weights, of this many stages.

@@ -21,11 +21,11 @@ class DraftState {
   struct NoDspark {};
   template <class Drafter>
   struct StateOf {
-    using type = typename Drafter::State;
+    using Type = typename Drafter::State;
   };
   template <class Empty>
   struct None {
-    using type = Empty;
+    using Type = Empty;
   };
 
  public:
@@ -38,9 +38,9 @@ class DraftState {
   ///@{
   /// What either keeps; only that of kind() is in use.
   [[no_unique_address]]
-  typename std::conditional_t<kHasMtp, StateOf<MtpLayer<C, B>>, None<NoMtp>>::type mtp;
+  typename std::conditional_t<kHasMtp, StateOf<MtpLayer<C, B>>, None<NoMtp>>::Type mtp;
   [[no_unique_address]]
-  typename std::conditional_t<kHasDspark, StateOf<DsparkDrafter<C, B>>, None<NoDspark>>::type
+  typename std::conditional_t<kHasDspark, StateOf<DsparkDrafter<C, B>>, None<NoDspark>>::Type
       dspark;
   ///@}
 

@@ -1,6 +1,7 @@
 // Passes of DSpark over blocks behind one or more sequences.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -91,6 +92,7 @@ DsparkBlocks<C, B> dspark_blocks(B& backend, const ModelWeights<C, B>& weights,
   constexpr std::size_t N = Drafter::N;
   constexpr std::size_t D = Drafter::D;
   constexpr std::size_t kBlock = Drafter::kBlock;
+  assert(weights.dspark);
   const Drafter& drafter = *weights.dspark;
   detail::make_dspark_rows<C, B>(backend, drafter, states, observer);
 

@@ -1,6 +1,7 @@
 // A pass of the multi-token-prediction layer over rows of one or more sequences.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -37,6 +38,7 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
   constexpr std::size_t N = C::hc_mult;
   constexpr std::size_t D = C::hidden_size;
   constexpr std::size_t V = C::vocab_size;
+  assert(weights.mtp);
   const Mtp& mtp = *weights.mtp;
 
   // First the rows of all sequences that others only see, then those that get logits.
