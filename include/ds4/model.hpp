@@ -525,10 +525,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   auto last = scratch.template rows<N, D>(wanted.size());
   ops::take_rows(backend, last, X, rows);
   auto y = scratch.template rows<D>(wanted.size());
-  w.hc_head.read(backend, y, last);
-  pass.observe("hc_head", y);
-  ops::rms_norm(backend, y, y, w.norm, C::rms_norm_eps);
-  pass.observe("final_norm", y);
+  final_norm(pass, y, w.hc_head, w.norm, last);
   finish(backend, scratch, y.as_const());
 }
 

@@ -6,10 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <span>
-#include <sstream>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -31,28 +29,17 @@
 
 namespace {
 
+using ds4::test::BackendOf;
 using ds4::test::draft_block;
 using ds4::test::drafting_state;
 using ds4::test::DsparkDraft;
 using ds4::test::error_text;
 using ds4::test::Golden;
+using ds4::test::model_on_one_thread;
 
 using Dspark = ds4::Model<ds4::models::dspark>;
 using DsparkSimd = ds4::Model<ds4::models::dspark, ds4::Simd>;
 constexpr std::size_t kBlock = ds4::models::dspark::dspark_block_size;
-
-template <class M>
-using BackendOf = std::remove_cvref_t<decltype(std::declval<const M&>().backend())>;
-
-// One thread where there are several: tests run beside each other.
-template <class M>
-M load(bool exact) {
-  if constexpr (std::is_same_v<M, DsparkSimd>) {
-    return M::load(ds4::test::data_dir("dspark"), ds4::Simd({.threads = 1, .exact = exact}));
-  } else {
-    return ds4::test::model_of<M>();
-  }
-}
 
 Golden golden_dspark() { return Golden(ds4::test::data_dir("dspark") / "golden.safetensors"); }
 
@@ -60,7 +47,7 @@ Golden golden_dspark() { return Golden(ds4::test::data_dir("dspark") / "golden.s
 
 TEST_CASE_TEMPLATE("dspark: golden drafts behind one pass, chunks, and single tokens", M, Dspark,
                    DsparkSimd) {
-  M model = load<M>(true);
+  M model = model_on_one_thread<M>(true);
   CHECK(model.drafter() == ds4::DrafterKind::dspark);
   CHECK(model.longest_draft() == kBlock);
   const Golden golden = golden_dspark();
@@ -71,7 +58,7 @@ TEST_CASE_TEMPLATE("dspark: golden drafts behind one pass, chunks, and single to
 }
 
 TEST_CASE_TEMPLATE("dspark: along given tokens, and after accepted ones", M, Dspark, DsparkSimd) {
-  M model = load<M>(true);
+  M model = model_on_one_thread<M>(true);
   const Golden golden = golden_dspark();
   const std::vector<std::int32_t> ids = golden.indices("input_ids");
   const std::span<const std::int32_t> all = ids;
@@ -107,7 +94,7 @@ TEST_CASE_TEMPLATE("dspark: along given tokens, and after accepted ones", M, Dsp
 
 TEST_CASE_TEMPLATE("dspark: golden steps of greedy decoding, and its text without drafts", M,
                    Dspark, DsparkSimd) {
-  M model = load<M>(true);
+  M model = model_on_one_thread<M>(true);
   const Golden golden = golden_dspark();
   const std::vector<std::int32_t> expected = golden.indices("greedy.ids");
   const std::vector<std::int32_t> steps = golden.indices("greedy.steps");  // n, anchor, accepted
@@ -228,13 +215,13 @@ TEST_CASE("dspark: tokens are accepted and drawn anew as often as golden says") 
 
 TEST_CASE_TEMPLATE("dspark: no trace of drafts, in two sequences and odd passes", M, Dspark,
                    DsparkSimd) {
-  M model = load<M>(false);
+  M model = model_on_one_thread<M>(false);
   ds4::test::check_no_trace_of_drafts(model, std::is_same_v<M, DsparkSimd> ? 2000 : 600);
 }
 
 TEST_CASE_TEMPLATE("dspark: a draft changes nothing, and follows from what a state has kept", M,
                    Dspark, DsparkSimd) {
-  M model = load<M>(false);
+  M model = model_on_one_thread<M>(false);
   ds4::test::check_drafting_states(model);
 }
 
@@ -278,7 +265,7 @@ TEST_CASE("dspark: a checkpoint that also sees images drafts and computes alike"
 }
 
 TEST_CASE("dspark: a whole batch drafts as each sequence alone") {
-  Dspark model = load<Dspark>(false);
+  Dspark model = model_on_one_thread<Dspark>(false);
   const Golden golden = golden_dspark();
   const std::vector<std::int32_t> ids = golden.indices("input_ids");
   const std::span<const std::int32_t> all = ids;
@@ -307,7 +294,7 @@ TEST_CASE("dspark: a whole batch drafts as each sequence alone") {
 }
 
 TEST_CASE("dspark: what cannot be drafted") {
-  Dspark model = load<Dspark>(false);
+  Dspark model = model_on_one_thread<Dspark>(false);
   auto state = drafting_state(model, 4);
   const auto first = [](std::span<const float> logits) { return ds4::argmax(logits); };
   CHECK(model.draft(state, 1, 3, first).empty());  // no token has been taken in

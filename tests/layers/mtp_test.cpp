@@ -6,10 +6,7 @@
 #include <cstdint>
 #include <random>
 #include <span>
-#include <sstream>
-#include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -32,39 +29,30 @@ using ds4::test::draft;
 using ds4::test::drafting_state;
 using ds4::test::error_text;
 using ds4::test::model_of;
+using ds4::test::model_on_one_thread;
 using ds4::test::random_ids;
 
 using Quant = ds4::Model<ds4::models::quant>;
 using QuantSimd = ds4::Model<ds4::models::quant, ds4::Simd>;
 
-// One thread where there are several: tests run beside each other.
-template <class M>
-M load(bool exact) {
-  if constexpr (std::is_same_v<M, QuantSimd>) {
-    return M::load(ds4::test::data_dir("quant"), ds4::Simd({.threads = 1, .exact = exact}));
-  } else {
-    return model_of<M>();
-  }
-}
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("mtp: golden logits and streams, in one pass, in chunks and token by token", M,
                    Quant, QuantSimd) {
-  M model = load<M>(true);
+  M model = model_on_one_thread<M>(true);
   ds4::test::check_golden_mtp(model);
 }
 
 TEST_CASE_TEMPLATE("mtp: no trace of drafts, in two sequences and odd passes", M, Quant,
                    QuantSimd) {
-  M model = load<M>(false);
+  M model = model_on_one_thread<M>(false);
   // All edges are within 600 tokens; the path that is slow goes no further.
   ds4::test::check_no_trace_of_drafts(model, std::is_same_v<M, QuantSimd> ? 2000 : 600);
 }
 
 TEST_CASE_TEMPLATE("mtp: a draft changes nothing but what the next one has to make up for", M,
                    Quant, QuantSimd) {
-  M model = load<M>(false);
+  M model = model_on_one_thread<M>(false);
   ds4::test::check_drafting_states(model);
 }
 

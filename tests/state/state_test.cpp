@@ -31,6 +31,7 @@ using ds4::test::error_text;
 using ds4::test::feed;
 using ds4::test::model_of;
 using ds4::test::random_ids;
+using ds4::test::saved;
 
 using TinyFlash = ds4::Model<ds4::models::tiny_flash>;
 using TinyFlashSimd = ds4::Model<ds4::models::tiny_flash, ds4::Simd>;
@@ -38,12 +39,6 @@ using TinyProYarn = ds4::Model<ds4::models::tiny_pro_yarn>;
 using TinyProYarnSimd = ds4::Model<ds4::models::tiny_pro_yarn, ds4::Simd>;
 using QuantSimd = ds4::Model<ds4::models::quant, ds4::Simd>;  // rows in BF16
 
-template <class M>
-std::string saved(const typename M::State& state) {
-  std::ostringstream stream;
-  state.serialise(stream);
-  return stream.str();
-}
 template <class M>
 typename M::State restored(const std::string& bytes) {
   std::istringstream stream(bytes);
@@ -72,7 +67,7 @@ TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M,
     INFO(edge, " tokens");
     feed(model, state, all.subspan(position, edge - position), {7, 1, 64});
     position = edge;
-    const std::string bytes = saved<M>(state);
+    const std::string bytes = saved(state);
     const auto snapshot = state.snapshot();
 
     // Wrong tokens are taken back: as many as a draft has, and as many as the limit allows, which
@@ -94,10 +89,10 @@ TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M,
 
     // What was saved, and the snapshot, did not notice.
     state = snapshot;
-    CHECK(saved<M>(state) == bytes);
+    CHECK(saved(state) == bytes);
     auto loaded = restored<M>(bytes);
     CHECK(loaded.position == edge);
-    CHECK(saved<M>(loaded) == bytes);
+    CHECK(saved(loaded) == bytes);
     CHECK(std::ranges::equal(feed(model, loaded, all.subspan(edge, 9), {4, 1}), expected(edge, 9)));
     // A loaded state can take back what the saved one could.
     const std::size_t back = std::min<std::size_t>(edge, 60);
@@ -224,16 +219,16 @@ TEST_CASE("state: a saved state goes to another backend if its rows have the sam
   const auto ids = random_ids(300, 9);
   auto state = simd.new_state();
   simd.prefill(state, ids);
-  auto taken = restored<TinyFlash>(saved<TinyFlashSimd>(state));
+  auto taken = restored<TinyFlash>(saved(state));
   CHECK(taken.position == 300);
-  auto back = restored<TinyFlashSimd>(saved<TinyFlash>(taken));
+  auto back = restored<TinyFlashSimd>(saved(taken));
   CHECK(feed(simd, back, ids, {1}) == feed(simd, state, ids, {1}));
   CHECK(reference.decode(taken, 1).size() == TinyFlash::V);
 
   auto quant = model_of<QuantSimd>();
   auto rounded = quant.new_state();
   quant.prefill(rounded, ids);
-  CHECK(error_text([&] { restored<ds4::Model<ds4::models::quant>>(saved<QuantSimd>(rounded)); }) ==
+  CHECK(error_text([&] { restored<ds4::Model<ds4::models::quant>>(saved(rounded)); }) ==
         "ds4: state: log 0: found rows of a type that this backend does not keep, BF16");
 }
 
@@ -242,7 +237,7 @@ TEST_CASE_TEMPLATE("state: a damaged, truncated or foreign saved state is refuse
   auto model = model_of<M>();
   auto state = model.new_state(2);
   model.prefill(state, random_ids(9, 10));
-  const std::string bytes = saved<M>(state);
+  const std::string bytes = saved(state);
   const auto error = [](const std::string& damaged) -> std::string {
     return error_text([&] { restored<M>(damaged); }).c_str();
   };

@@ -186,13 +186,6 @@ void check_no_trace_of_drafts(M& model, std::size_t tokens) {
   CHECK(draft(model, state, 7, 4) == draft(model, end, 7, 4));
 }
 
-template <class State>
-std::string saved(const State& state) {
-  std::ostringstream stream;
-  state.serialise(stream);
-  return stream.str();
-}
-
 /// Drafts change nothing that is saved, follow from what a state has kept, whatever happened to it,
 /// and need a window of tokens that it has seen.
 template <class M>

@@ -6,7 +6,10 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <sstream>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <support/golden.hpp>
@@ -23,6 +26,28 @@ std::string folder_of() {
 template <class M>
 M model_of() {
   return M::load(data_dir(folder_of<M>()));
+}
+
+template <class M>
+using BackendOf = std::remove_cvref_t<decltype(std::declval<const M&>().backend())>;
+
+/// The same on one thread where its backend has several: tests run beside each other.
+template <class M>
+M model_on_one_thread(bool exact) {
+  using B = BackendOf<M>;
+  if constexpr (requires { B({.threads = 1, .exact = true}); }) {
+    return M::load(data_dir(folder_of<M>()), B({.threads = 1, .exact = exact}));
+  } else {
+    return model_of<M>();
+  }
+}
+
+/// The bytes that a state is saved as.
+template <class State>
+std::string saved(const State& state) {
+  std::ostringstream stream;
+  state.serialise(stream);
+  return stream.str();
 }
 
 inline std::vector<std::int32_t> random_ids(std::size_t count, std::uint32_t seed) {

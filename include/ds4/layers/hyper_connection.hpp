@@ -96,4 +96,17 @@ struct HyperHead {
   }
 };
 
+/// What the head multiplies: y [S, D] = rms(hc_head(X); norm) of the streams X [S, N, D] behind the
+/// last layer. Source: model.md 2.
+template <ModelConfig C, Backend B>
+void final_norm(const Pass<C, B>& pass, RowsView<typename B::Element, C::hidden_size> y,
+                const HyperHead<C, B>& hc_head,
+                const typename B::template Parameter<C::hidden_size>& norm,
+                RowsView<const typename B::Element, C::hc_mult, C::hidden_size> X) {
+  hc_head.read(pass.backend, y, X);
+  pass.observe("hc_head", y);
+  ops::rms_norm(pass.backend, y, y, norm, C::rms_norm_eps);
+  pass.observe("final_norm", y);
+}
+
 }  // namespace ds4::inline v0_1

@@ -44,6 +44,12 @@ class DraftState {
       dspark;
   ///@}
 
+  /// Whether states of this kind can be kept, none included.
+  static constexpr bool is_compiled(DrafterKind kind) {
+    return kind == DrafterKind::none || (kHasMtp && kind == DrafterKind::mtp) ||
+           (kHasDspark && kind == DrafterKind::dspark);
+  }
+
   /// Whose rows are kept; none before the first pass.
   DrafterKind kind() const { return kind_; }
 

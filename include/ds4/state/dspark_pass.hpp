@@ -130,33 +130,44 @@ DsparkBlocks<C, B> dspark_blocks(B& backend, const ModelWeights<C, B>& weights,
   return made;
 }
 
-/// The Markov rows w1 [n, R] of tokens.
-template <ModelConfig C, Backend B>
-Rows<typename B::Scalar, C::dspark_markov_rank> markov_rows(B& backend,
-                                                            const DsparkDrafter<C, B>& drafter,
-                                                            std::span<const std::int32_t> tokens) {
-  constexpr std::size_t R = C::dspark_markov_rank;
-  Rows<typename B::Scalar, R> rows(tokens.size());
-  backend.run([&](B& lane) {
-    auto scratch = lane.scratch();
-    auto w1 = scratch.template result<R>(rows.view());
-    ops::embed(lane, w1.template as<1, R>(), scratch.upload(tokens), drafter.markov_w1);
-    lane.deliver(rows.flat(), w1.as_const().flat());
-  });
-  return rows;
-}
+namespace detail {
 
-/// What tokens add to the logits of the row behind them, [n, V]: markov_w2 markov_w1[token].
-template <ModelConfig C, Backend B>
-Rows<typename B::Scalar, C::vocab_size> markov_logits(B& backend,
-                                                      const DsparkDrafter<C, B>& drafter,
-                                                      std::span<const std::int32_t> tokens) {
+/// Calls f(lane, scratch, w1) in a run of the backend with the Markov rows w1 [n, R] of tokens.
+template <ModelConfig C, Backend B, class F>
+void with_markov_rows(B& backend, const DsparkDrafter<C, B>& drafter,
+                      std::span<const std::int32_t> tokens, F&& f) {
   constexpr std::size_t R = C::dspark_markov_rank;
-  Rows<typename B::Scalar, C::vocab_size> logits(tokens.size());
   backend.run([&](B& lane) {
     auto scratch = lane.scratch();
     auto w1 = scratch.template rows<R>(tokens.size());
     ops::embed(lane, w1.template as<1, R>(), scratch.upload(tokens), drafter.markov_w1);
+    f(lane, scratch, w1.as_const());
+  });
+}
+
+}  // namespace detail
+
+/// The Markov rows w1 [n, R] of tokens, which confidence reads. Source: model.md 19.3.
+template <ModelConfig C, Backend B>
+Rows<typename B::Scalar, C::dspark_markov_rank> markov_rows(B& backend,
+                                                            const DsparkDrafter<C, B>& drafter,
+                                                            std::span<const std::int32_t> tokens) {
+  Rows<typename B::Scalar, C::dspark_markov_rank> rows(tokens.size());
+  detail::with_markov_rows<C, B>(backend, drafter, tokens, [&](B& lane, auto&, auto w1) {
+    lane.deliver(rows.flat(), w1.flat());
+  });
+  return rows;
+}
+
+/// What tokens add to the logits of the row behind them, [n, V]: markov_w2 markov_w1[token]. Not
+/// made with the rows: it reads all of w2, for tokens alone that the confidence lets through.
+/// Source: model.md 19.3.
+template <ModelConfig C, Backend B>
+Rows<typename B::Scalar, C::vocab_size> markov_logits(B& backend,
+                                                      const DsparkDrafter<C, B>& drafter,
+                                                      std::span<const std::int32_t> tokens) {
+  Rows<typename B::Scalar, C::vocab_size> logits(tokens.size());
+  detail::with_markov_rows<C, B>(backend, drafter, tokens, [&](B& lane, auto& scratch, auto w1) {
     auto bias = scratch.template result<C::vocab_size>(logits.view());
     ops::linear(lane, bias, w1, drafter.markov_w2);
     lane.deliver(logits.flat(), bias.as_const().flat());

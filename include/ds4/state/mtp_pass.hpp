@@ -105,10 +105,7 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
                   last.rows(of.first + of.count - 1, 1).template as<N * D>());
     }
     auto y = scratch.template rows<D>(S - seen);
-    mtp.hc_head.read(lane, y, last);
-    pass.observe("hc_head", y);
-    ops::rms_norm(lane, y, y, mtp.norm, C::rms_norm_eps);
-    pass.observe("final_norm", y);
+    final_norm(pass, y, mtp.hc_head, mtp.norm, last);
     auto result = scratch.template result<V>(logits.view());
     ops::linear(lane, result, y, weights.head);
     lane.deliver(logits.flat(), result.as_const().flat());

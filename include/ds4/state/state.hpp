@@ -206,10 +206,8 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
   const auto keeps_drafts = in.value<std::uint8_t>();
   const auto kind = in.value<std::uint8_t>();
   constexpr bool kHasDrafter = Drafts::kHasMtp || Drafts::kHasDspark;
-  const bool known = kind == static_cast<std::uint8_t>(DrafterKind::none) ||
-                     (Drafts::kHasMtp && kind == static_cast<std::uint8_t>(DrafterKind::mtp)) ||
-                     (Drafts::kHasDspark && kind == static_cast<std::uint8_t>(DrafterKind::dspark));
-  if (keeps_drafts > (kHasDrafter ? 1 : 0) || !known || (keeps_drafts == 0 && kind != 0)) {
+  if (keeps_drafts > (kHasDrafter ? 1 : 0) || (keeps_drafts == 0 && kind != 0) ||
+      !Drafts::is_compiled(static_cast<DrafterKind>(kind))) {
     in.fail("found " + std::to_string(keeps_drafts) + " and " + std::to_string(kind) +
             " for what drafts need, expected what a drafter of this configuration keeps");
   }
