@@ -17,8 +17,8 @@
 
 namespace ds4::cli {
 
-/// A ds4::TrainableModel whose configuration and kernels are known at run time only, with what
-/// ds4::Trainer asks of its kernels.
+/// A ds4::TrainableModel, or a ds4::TrainableDrafter, whose configuration and kernels are known at
+/// run time only, with what ds4::Trainer asks of its kernels.
 class AnyTrainable {
  public:
   using Scalar = float;
@@ -26,6 +26,10 @@ class AnyTrainable {
   virtual ~AnyTrainable() = default;
 
   virtual TrainedWeights<float>& weights() = 0;
+  /// Those of the model that a drafter is trained for; null for a model.
+  virtual const TrainedWeights<float>* frozen() const = 0;
+  /// Whether the weights are those of a checkpoint.
+  virtual bool is_loaded() const = 0;
   virtual bool has_mtp() const = 0;
   virtual void zero_gradients() = 0;
   virtual PassLosses add_gradients(std::span<const TrainingSequence> sequences,
@@ -47,6 +51,7 @@ class AnyTrainable {
 struct TrainableSource {
   std::filesystem::path dir;  ///< a checkpoint; empty: all weights zero
   std::size_t threads = 1;
+  bool drafter = false;  ///< DSpark for the checkpoint's model, which stays as it is
 };
 
 /// The model of this configuration, which `config_file` states, on this backend. Throws ds4::Error

@@ -55,6 +55,7 @@ struct TrainOptions {
   std::string validation;
   std::string out;
   std::string init;
+  std::string drafter;
   std::string backend;
   std::size_t threads = 1;
   std::size_t steps = 0;
@@ -198,7 +199,7 @@ class Run {
   void check_length(const std::string& earlier, Notes& notes) const;
   void save() const;
   void show(const LossRow& row) const;
-  void report_validation(const LossRow& row) const;
+  void report_validation(const LossRow& row, const PassLosses& validation) const;
 
   fs::path state_file() const { return fs::path(options_.out) / "training_state.safetensors"; }
   fs::path csv_file() const { return fs::path(options_.out) / "loss.csv"; }
@@ -230,8 +231,9 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   }
   const Tokenizer tokenizer = Tokenizer::load(options_.tokenizer);
   texts_ = read_texts(options_, tokenizer, config_);
+  const bool drafter = !options_.drafter.empty();
   model_ = make_trainable(config_, config_file_of(options_.config), options_.backend,
-                          {options_.init, options_.threads});
+                          {options_.init, options_.threads, drafter});
   TrainerOptions& settings = options_.trainer;
   settings.optimizer.kind = kOptimizers.at(options_.optimizer);
   settings.optimizer.adamw.weight_decay = options_.weight_decay;
@@ -240,13 +242,19 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   settings.learning_rate.decay = kDecays.at(options_.decay);
   settings.recompute = kRecompute.at(options_.recompute);
   if (!options_.trains_indexer) settings.indexer_weight = 0.0;
-  if (options_.init.empty()) initialise(model_->weights(), settings.seed);
+  if (!model_->is_loaded()) initialise(model_->weights(), settings.seed);
   origin_ = {{"course", course_of(options_)},
              {"training_text", text_fingerprint(texts_.training)},
              {"validation_text", text_fingerprint(texts_.validation)},
              {"length", length_of(options_)},
              {"rounding", "backend " + options_.backend + ", sequences per pass " +
                               std::to_string(settings.sequences_per_pass)}};
+  if (drafter) {  // trained for these weights alone
+    char text[20];
+    std::snprintf(text, sizeof text, "%016llx",
+                  static_cast<unsigned long long>(Checkpoint::open(options_.init).fingerprint()));
+    origin_["course"] += ", drafter " + options_.drafter + ", model " + text;
+  }
   trainer_.emplace(*model_, std::move(texts_.training), settings);
   if (options_.resume) resume();
 
@@ -344,7 +352,9 @@ void Run::save() const {
   const fs::path out = options_.out;
   write_file(csv_file(), to_csv(rows_));
   write_file(out / "loss.svg", loss_curve(rows_, config_.name + ", trained by ds4"));
-  save_model(out, config_, model_->weights());
+  std::vector<const TrainedWeights<float>*> parts{&model_->weights()};
+  if (model_->frozen() != nullptr) parts.insert(parts.begin(), model_->frozen());
+  save_model<float>(out, config_, parts);
   save_training_state(state_file(), model_->weights(), trainer_->optimizer(), origin_);
 }
 
@@ -368,13 +378,20 @@ void Run::show(const LossRow& row) const {
   print_error(text);
 }
 
-void Run::report_validation(const LossRow& row) const {
+void Run::report_validation(const LossRow& row, const PassLosses& validation) const {
   if (error_is_terminal()) print_error("\r\x1b[K");
   char text[200];
   std::snprintf(text, sizeof text,
                 "step %zu: %.0f tokens, loss %.4f, validation loss %.4f, %.0f tokens/s\n",
                 row.report.step, tokens(), row.report.loss, *row.validation, speed());
   print(text);
+  if (const DraftLosses& drafts = validation.drafts; drafts.blocks > 0) {
+    std::snprintf(text, sizeof text, "%.3f of %zu drafts accepted, confidence loss %.4f\n",
+                  drafts.accepted / static_cast<double>(drafts.blocks),
+                  validation.predictions / drafts.blocks,
+                  drafts.confidence / static_cast<double>(validation.predictions));
+    print(text);
+  }
 }
 
 void Run::train() {
@@ -388,13 +405,15 @@ void Run::train() {
   Clock::time_point saved = start_;
   while (!is_done() && !interrupted()) {
     LossRow row;
+    PassLosses validation;
     row.report = trainer_->step(progress());
     row.seconds = seconds();
     if (row.report.step % options_.validate_every == 0 || is_done()) {
-      row.validation = trainer_->validate(texts_.validation);
+      validation = trainer_->validate(texts_.validation);
+      row.validation = validation.loss();
     }
     rows_.push_back(row);
-    if (row.validation) report_validation(row);
+    if (row.validation) report_validation(row, validation);
     show(row);
     if (std::chrono::duration<double>(Clock::now() - saved).count() > 60.0 * options_.save_every) {
       save();
@@ -436,8 +455,13 @@ void add_options(Verb& verb) {
   verb.add_option("--validation", o.validation,
                   "A text that is not learned from; default: the last 2 % of each text")
       .check(expect_path());
-  verb.add_option("--init", o.init, "A checkpoint to start from; default: random weights")
-      .check(expect_path());
+  const Option init =
+      verb.add_option("--init", o.init, "A checkpoint to start from; default: random weights")
+          .check(expect_path());
+  verb.add_option("--drafter", o.drafter,
+                  "Train this drafter for the model of --init, which stays as it is: dspark")
+      .one_of({"dspark"})
+      .needs(init);
   add_training_backend_options(verb, o.backend, o.threads);
   const Option steps =
       verb.add_option("--steps", o.steps, "Steps of the run").check(expect_count(1));

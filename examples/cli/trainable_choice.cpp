@@ -29,6 +29,11 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
                     "model's, or one of DS4_MODEL_CONFIGS, on simd or reference");
   }
   auto made = model.make_trainable(source);
+  if (made == nullptr) {
+    throw Error(detail::printable_path(config_file),
+                "found a configuration without DSpark, expected its dspark_* fields for --drafter "
+                "dspark");
+  }
   if (!source.dir.empty()) warn(Checkpoint::open(source.dir).warnings());
   return made;
 }

@@ -9,6 +9,7 @@
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training.hpp>
+#include <ds4/train/trainable_drafter.hpp>
 #include <ds4/train/trainable_model.hpp>
 
 #include "cli/any_trainable.hpp"
@@ -23,13 +24,21 @@ inline SimdTraining simd(std::size_t threads) {
 inline ReferenceTraining<float> reference(std::size_t) { return {}; }
 }  // namespace training_kernels
 
-/// A ds4::TrainableModel as an AnyTrainable.
-template <ModelConfig C, class K>
+/// A ds4::TrainableModel or ds4::TrainableDrafter as an AnyTrainable.
+template <class Model>
 class TrainableOf final : public AnyTrainable {
  public:
-  explicit TrainableOf(TrainableModel<C, K> model) : model_(std::move(model)) {}
+  TrainableOf(Model model, bool is_loaded) : model_(std::move(model)), is_loaded_(is_loaded) {}
 
   TrainedWeights<float>& weights() override { return model_.weights(); }
+  const TrainedWeights<float>* frozen() const override {
+    if constexpr (requires { model_.model_weights(); }) {
+      return &model_.model_weights();
+    } else {
+      return nullptr;
+    }
+  }
+  bool is_loaded() const override { return is_loaded_; }
   bool has_mtp() const override { return model_.has_mtp(); }
   void zero_gradients() override { model_.zero_gradients(); }
   PassLosses add_gradients(std::span<const TrainingSequence> sequences,
@@ -57,15 +66,28 @@ class TrainableOf final : public AnyTrainable {
   }
 
  private:
-  TrainableModel<C, K> model_;
+  Model model_;
+  bool is_loaded_;
 };
 
-/// Makes one.
+/// Makes one; null for a drafter that the configuration does not have.
 template <ModelConfig C, class K>
 std::unique_ptr<AnyTrainable> trainable_of(K kernels, const TrainableSource& source) {
+  if (source.drafter) {
+    if constexpr (C::dspark_stages > 0) {
+      using Drafter = TrainableDrafter<C, K>;
+      Drafter drafter = Drafter::load(source.dir, std::move(kernels));
+      const bool is_loaded = drafter.is_loaded();
+      return std::make_unique<TrainableOf<Drafter>>(std::move(drafter), is_loaded);
+    } else {
+      return nullptr;
+    }
+  }
   using Model = TrainableModel<C, K>;
-  return std::make_unique<TrainableOf<C, K>>(
-      source.dir.empty() ? Model(std::move(kernels)) : Model::load(source.dir, std::move(kernels)));
+  const bool is_loaded = !source.dir.empty();
+  return std::make_unique<TrainableOf<Model>>(
+      is_loaded ? Model::load(source.dir, std::move(kernels)) : Model(std::move(kernels)),
+      is_loaded);
 }
 
 }  // namespace ds4::cli

@@ -160,7 +160,7 @@ TEST_CASE_TEMPLATE_DEFINE("a run learns what there is to learn", Kind, learns) {
   options.optimizer.kind = Kind::value;
   ds4::Trainer<Model> trainer(model, text(2000), options);
   const auto held_out = text(200);
-  const double before = trainer.validate(held_out);
+  const double before = trainer.validate(held_out).loss();
   CHECK(std::abs(before - std::log(256.0)) < 0.5);  // it knows nothing
   ds4::StepReport first;
   ds4::StepReport last;
@@ -175,7 +175,7 @@ TEST_CASE_TEMPLATE_DEFINE("a run learns what there is to learn", Kind, learns) {
   CHECK(last.loss < first.loss - 1.0);
   CHECK(last.mtp_loss < first.mtp_loss);
   CHECK(last.gradient_norm > 0.0);
-  CHECK(trainer.validate(held_out) < before - 1.0);
+  CHECK(trainer.validate(held_out).loss() < before - 1.0);
 }
 using AdamW = std::integral_constant<ds4::OptimizerKind, ds4::OptimizerKind::adamw>;
 using Muon = std::integral_constant<ds4::OptimizerKind, ds4::OptimizerKind::muon>;

@@ -11,6 +11,8 @@ namespace ds4::inline v0_1 {
 /// Attention within one sequence from its first token on, by the symbols of model.md 0: query t
 /// sees the rows t - W + 1 .. t of the window, and of the entries those that its kind of layer
 /// shows it: none, its picks, or all w < (t + 1) / ratio. `keys` is how many entries there are.
+/// Within a block (`whole`) every query sees all W rows, which are those in front of the block, and
+/// all entries, which are its own rows.
 struct AttentionShape {
   ///@{
   /// See above.
@@ -22,6 +24,7 @@ struct AttentionShape {
   std::size_t ratio;
   std::size_t top_k;
   std::size_t keys;
+  bool whole = false;
   ///@}
 };
 
@@ -48,6 +51,30 @@ struct IndexShape {
   std::size_t ratio;
   std::size_t top_k;
   ///@}
+};
+
+/// How much each loss of a drafter's row counts; those of the DSpark paper. Source: model.md 19.5.
+struct DraftLossWeights {
+  double cross_entropy = 0.1;  ///< of the token that follows
+  double distance = 0.9;       ///< sum |p - m|, of the draft's distribution and the model's
+  double confidence = 1.0;     ///< binary cross-entropy of the confidence
+};
+
+/// What rows of drafts are judged by.
+template <class T>
+struct DraftRows {
+  const T* logits;              ///< [S, V] of the drafter
+  const T* confidence;          ///< [S], logits
+  const T* model_logits;        ///< [S, V] of the model that is to accept the drafts
+  const std::int32_t* targets;  ///< [S] the tokens that follow
+  const T* weights;             ///< [S] how much each row counts
+};
+
+/// What the row of a draft has lost.
+struct DraftRowLoss {
+  double cross_entropy;  ///< nats
+  double distance;       ///< 0 to 2; 1 - distance / 2 is how likely a sampler accepts the draft
+  double confidence;     ///< nats
 };
 
 /// The routed experts of one pass.

@@ -9,67 +9,25 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/checkpoint/tensor_list.hpp>
+#include <ds4/checkpoint/tensor_reader.hpp>
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/layer_sequence.hpp>
-#include <ds4/core/error.hpp>
 #include <ds4/layers/model_weights.hpp>
 #include <ds4/layers/mtp.hpp>
 #include <ds4/layers/pass.hpp>
 #include <ds4/state/state.hpp>
 #include <ds4/train/tape_backend.hpp>
 #include <ds4/train/trained_weights.hpp>
+#include <ds4/train/training_pass.hpp>
 
 namespace ds4::inline v0_1 {
-
-/// Which activations a pass keeps until it goes back. The gradients are the same, bit for bit.
-/// Source: model.md 17.
-enum class Recompute : std::uint8_t {
-  none,   ///< all of them
-  layer,  ///< the streams before each layer; a layer runs a second time before it goes back
-  pair,   ///< the streams before each pair of the schedule, and before each other layer
-};
-
-/// What a pass over sequences is to add to the gradients. The mean over a batch is a weight of one
-/// by the number of what is counted in the whole batch. Source: model.md 15.
-struct PassOptions {
-  double prediction_weight = 1.0;         ///< of the cross-entropy of a prediction
-  double mtp_weight = 0.0;                ///< of one of the multi-token-prediction layer; 0: none
-  double balance_weight = 0.0;            ///< of the balance loss of a sequence
-  double indexer_weight = 0.0;            ///< of the indexer's divergence of a query
-  Recompute recompute = Recompute::none;  ///< see above
-};
-
-/// Sums of losses over sequences, before any weight.
-struct PassLosses {
-  double cross_entropy = 0.0;       ///< nats, over the predictions
-  std::size_t predictions = 0;      ///< how many
-  double mtp = 0.0;                 ///< nats, over those of the multi-token-prediction layer
-  std::size_t mtp_predictions = 0;  ///< how many
-  double balance = 0.0;             ///< over the sequences and the learned-routed layers
-  double indexer = 0.0;             ///< over the queries and the CSA layers
-
-  /// Adds those of further sequences.
-  PassLosses& operator+=(const PassLosses& other) {
-    cross_entropy += other.cross_entropy;
-    predictions += other.predictions;
-    mtp += other.mtp;
-    mtp_predictions += other.mtp_predictions;
-    balance += other.balance;
-    indexer += other.indexer;
-    return *this;
-  }
-};
-
-/// A sequence to learn from: n tokens, of which each but the last predicts the next.
-using TrainingSequence = std::span<const std::int32_t>;
 
 /// A model of configuration C whose weights and gradients are values of K::Scalar; K are its
 /// kernels, ReferenceTraining or SimdTraining. The layers are those that the inference backends
@@ -101,8 +59,10 @@ class TrainableModel {
     DrafterKind drafter = complete_drafter_of<C>(config, checkpoint);
     if (drafter == DrafterKind::dspark) drafter = DrafterKind::none;
     TrainableModel model(std::move(kernels), drafter == DrafterKind::mtp);
-    model.parts_->list.read(
-        checkpoint, [&](TensorReader& reader) { set_aside_unread(reader, config, drafter); });
+    TensorReader reader(checkpoint);
+    set_aside_unread(reader, config, drafter);
+    model.parts_->list.read(reader);
+    reader.finish();
     checkpoint.check();
     return model;
   }
@@ -120,11 +80,7 @@ class TrainableModel {
   const Tape<Scalar>& tape() const { return parts_->backend.tape(); }
 
   /// Sets all gradients to zero.
-  void zero_gradients() {
-    for (const auto& weight : parts_->list.list()) {
-      kernels().zero(weight.gradient.data(), weight.gradient.size());
-    }
-  }
+  void zero_gradients() { parts_->list.zero_gradients(kernels()); }
 
   /// Runs the sequences as one pass and adds the gradients of their weighted losses. Throws
   /// ds4::Error for a sequence of less than two tokens, an id outside the vocabulary or one token
@@ -174,7 +130,6 @@ class TrainableModel {
     }
   };
 
-  static void check(std::span<const TrainingSequence> sequences);
   PassLosses run(std::span<const TrainingSequence> sequences, const PassOptions& options,
                  bool record);
   /// Runs all layers on the streams X, in groups of what `recompute` keeps together.
@@ -190,33 +145,9 @@ class TrainableModel {
 };
 
 template <ModelConfig C, class K>
-void TrainableModel<C, K>::check(std::span<const TrainingSequence> sequences) {
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const auto where = [&] { return "sequence " + std::to_string(i); };
-    const TrainingSequence tokens = sequences[i];
-    if (tokens.size() < 2) {
-      throw Error(where(),
-                  "found " + std::to_string(tokens.size()) + " tokens, expected at least 2");
-    }
-    if (tokens.size() - 1 > C::max_position_embeddings) {
-      throw Error(where(), "found " + std::to_string(tokens.size()) +
-                               " tokens, expected at most max_position_embeddings + 1 = " +
-                               std::to_string(C::max_position_embeddings + 1));
-    }
-    for (std::size_t t = 0; t < tokens.size(); ++t) {
-      if (tokens[t] < 0 || static_cast<std::size_t>(tokens[t]) >= C::vocab_size) {
-        throw Error(where() + ", token " + std::to_string(t),
-                    "found id " + std::to_string(tokens[t]) + ", expected 0 to " +
-                        std::to_string(C::vocab_size - 1));
-      }
-    }
-  }
-}
-
-template <ModelConfig C, class K>
 PassLosses TrainableModel<C, K>::run(std::span<const TrainingSequence> sequences,
                                      const PassOptions& options, bool record) {
-  check(sequences);
+  detail::check_sequences<C>(sequences, 2);
   PassLosses losses;
   if (sequences.empty()) return losses;
   B& backend = parts_->backend;

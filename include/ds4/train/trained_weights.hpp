@@ -26,14 +26,15 @@ namespace ds4::inline v0_1 {
 /// and AdamW.
 enum class UpdateRule : std::uint8_t {
   muon,   ///< a matrix; each expert's are their own
-  adamw,  ///< embedding, head, norms, sinks, position biases, and the mHC biases and scales
+  adamw,  ///< embedding, head, the Markov head, norms, sinks, position biases, and the mHC biases
+          ///< and scales
   load,   ///< a router's bias: it follows how many tokens each expert is given
 };
 
 /// Which loss reaches a weight.
 enum class LossKind : std::uint8_t {
   next_token,  ///< the cross-entropy of the next token
-  mtp,         ///< only that of the multi-token-prediction layer
+  mtp,         ///< only those of the drafter
   indexer,     ///< only the indexer's own
 };
 
@@ -46,7 +47,8 @@ struct TrainedWeight {
   LossKind loss;                   ///< see above
   DType stored;                    ///< in a checkpoint of a trained model: BF16 or F32
   std::span<T> values;             ///< row by row
-  std::span<T> gradient;           ///< for UpdateRule::load, how often each expert was picked
+  std::span<T> gradient;  ///< for UpdateRule::load, how often each expert was picked; empty
+                          ///< where the weight stays as it is
 };
 
 /// Memory for the weights of a ModelWeights whose backend is a TapeBackend, and its hash tables.
@@ -60,9 +62,9 @@ class TrainedWeights {
   TrainedWeights& operator=(const TrainedWeights&) = delete;
 
   /// Gives every weight of the model a place: zeros. `tensors` are those of its configuration.
-  /// Without memory (`dry`), addresses that nothing may read.
+  /// Without memory (`dry`), addresses that nothing may read. What is `frozen` has no gradient.
   template <class Weights>
-  void bind(Weights& weights, std::span<const TensorInfo> tensors, bool dry) {
+  void bind(Weights& weights, std::span<const TensorInfo> tensors, bool dry, bool frozen = false) {
     weights.visit(Collector{*this, {}});
     std::unordered_map<std::string_view, DType> stored;
     for (const TensorInfo& tensor : tensors) {
@@ -71,23 +73,24 @@ class TrainedWeights {
     for (TrainedWeight<T>& weight : list_) weight.stored = stored.at(weight.name);
     std::size_t total = 0;
     for (const Place& place : places_) total += padded(place.count);
+    const std::size_t reserved = frozen ? total : 2 * total;
     T* value = nullptr;
     if (dry) {
-      addresses_.emplace(2 * total * sizeof(T));
+      addresses_.emplace(reserved * sizeof(T));
       value = reinterpret_cast<T*>(addresses_->begin());
     } else {
-      memory_ = Tensor<T, kDynamic>(2 * total);
+      memory_ = Tensor<T, kDynamic>(reserved);
       value = memory_.data();
     }
-    T* gradient = value + total;
     for (std::size_t i = 0; i < places_.size(); ++i) {
       const Place& place = places_[i];
       *place.value = value;
-      *place.gradient = gradient;
       list_[i].values = {value, place.count};
-      list_[i].gradient = {gradient, place.count};
+      if (!frozen) {
+        *place.gradient = value + total;
+        list_[i].gradient = {value + total, place.count};
+      }
       value += padded(place.count);
-      gradient += padded(place.count);
     }
     places_.clear();
   }
@@ -97,6 +100,14 @@ class TrainedWeights {
   std::span<TrainedWeight<T>> list() { return list_; }
   std::span<const TrainedWeight<T>> list() const { return list_; }
   ///@}
+
+  /// Sets all gradients to zero.
+  template <class K>
+  void zero_gradients(K& kernels) {
+    for (TrainedWeight<T>& weight : list_) {
+      kernels.zero(weight.gradient.data(), weight.gradient.size());
+    }
+  }
 
   /// A hash router's table.
   struct Table {
@@ -111,12 +122,8 @@ class TrainedWeights {
   std::span<const Table> tables() const { return tables_; }
   ///@}
 
-  /// Fills everything from a checkpoint. set_aside(TensorReader&) sets aside what of it is not
-  /// read. Throws ds4::Error with up to 20 problems, as Model::load does.
-  template <class SetAside>
-  void read(const Checkpoint& checkpoint, SetAside&& set_aside) {
-    TensorReader reader(checkpoint);
-    set_aside(reader);
+  /// Fills everything from a checkpoint, of which the reader keeps the problems.
+  void read(TensorReader& reader) {
     for (TrainedWeight<T>& weight : list_) {
       const bool matrix = weight.shape.size() == 2 && weight.name.ends_with("weight");
       const auto stored = matrix ? reader.matrix(weight.name, weight.shape[0], weight.shape[1])
@@ -132,7 +139,6 @@ class TrainedWeights {
         table.picks[i] = static_cast<std::int32_t>(stored->at(i));
       }
     }
-    reader.finish();
   }
 
  private:
@@ -178,19 +184,24 @@ class TrainedWeights {
     }
 
     UpdateRule rule_of(std::string_view name, bool matrix) const {
+      // What has a row for each token.
       if (prefix.empty() && name == "head.weight") return UpdateRule::adamw;
+      if (name.ends_with("markov_w2.weight")) return UpdateRule::adamw;
       if (matrix) return UpdateRule::muon;
       return name == "bias" ? UpdateRule::load : UpdateRule::adamw;
     }
-    LossKind loss() const {
-      if (prefix.starts_with("mtp.")) return LossKind::mtp;
-      return prefix.find(".indexer.") != prefix.npos ? LossKind::indexer : LossKind::next_token;
+    static LossKind loss_of(std::string_view full_name) {
+      if (full_name.starts_with("mtp.")) return LossKind::mtp;
+      const bool indexer = full_name.find(".indexer.") != full_name.npos;
+      return indexer ? LossKind::indexer : LossKind::next_token;
     }
     template <class W>
     void add(std::string_view name, std::vector<std::size_t> shape, UpdateRule rule, W& w) {
       std::size_t count = 1;
       for (const std::size_t extent : shape) count *= extent;
-      all.list_.push_back({prefix + std::string(name), std::move(shape), rule, loss(), {}, {}, {}});
+      std::string full = prefix + std::string(name);
+      const LossKind loss = loss_of(full);
+      all.list_.push_back({std::move(full), std::move(shape), rule, loss, {}, {}, {}});
       all.places_.push_back({&w.value, &w.gradient, count});
     }
   };

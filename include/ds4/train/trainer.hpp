@@ -14,7 +14,7 @@
 #include <ds4/train/learning_rate.hpp>
 #include <ds4/train/optimizer.hpp>
 #include <ds4/train/token_windows.hpp>
-#include <ds4/train/trainable_model.hpp>
+#include <ds4/train/training_pass.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -30,10 +30,12 @@ struct TrainerOptions {
   double late_mtp_weight = 0.1;  ///< and in the last third
   double balance_weight = 1e-4;  ///< of the balance loss
   double indexer_weight = 1.0;   ///< of the indexer's own loss, which moves nothing else; 0: none
+  DraftLossWeights drafts;       ///< of a drafter's losses
   std::uint64_t seed = 1;        ///< of the windows' order
 };
 
-/// What a step has seen: means over its batch before it moved the weights.
+/// What a step has seen: means over its batch before it moved the weights. A drafter's predictions
+/// are the rows of its blocks.
 struct StepReport {
   std::size_t step = 0;        ///< from 1 on
   std::size_t tokens = 0;      ///< predictions
@@ -41,11 +43,13 @@ struct StepReport {
   double mtp_loss = 0.0;       ///< the same of the multi-token-prediction layer
   double balance = 0.0;        ///< per sequence and learned-routed layer; 1 is even
   double indexer = 0.0;        ///< nats per query and CSA layer
+  double accepted = 0.0;       ///< drafts of a block that a sampler is expected to accept
   double gradient_norm = 0.0;  ///< before clipping
   double learning_rate = 0.0;  ///< of the step
 };
 
-/// Trains a model in place; Model is a TrainableModel, or has its members. Not copyable.
+/// Trains a model in place; Model is a TrainableModel, a TrainableDrafter, or has their members.
+/// Not copyable.
 template <class Model>
 class Trainer {
  public:
@@ -63,9 +67,9 @@ class Trainer {
   /// loss or a gradient is no longer finite; the weights are then as before.
   StepReport step(double progress);
 
-  /// The mean cross-entropy, in nats, of the predictions inside windows of `context` tokens, each
-  /// read from an empty state: what `ds4 perplexity --context` measures. At least two tokens.
-  double validate(std::span<const std::int32_t> tokens);
+  /// The losses of the predictions inside windows of `context` tokens, each read from an empty
+  /// state: the cross-entropy is what `ds4 perplexity --context` measures. At least two tokens.
+  PassLosses validate(std::span<const std::int32_t> tokens);
 
   ///@{
   /// What a run that goes on needs, see load_training_state.
@@ -128,6 +132,7 @@ StepReport Trainer<Model>::step(double progress) {
   pass.balance_weight = mean_of(options_.balance_weight, options_.batch);
   pass.indexer_weight = mean_of(options_.indexer_weight, predictions);
   pass.recompute = options_.recompute;
+  pass.drafts = options_.drafts;
   if (model_.has_mtp()) {
     const double weight = 3.0 * progress < 2.0 ? options_.mtp_weight : options_.late_mtp_weight;
     pass.mtp_weight = mean_of(weight, predictions - options_.batch);
@@ -146,6 +151,9 @@ StepReport Trainer<Model>::step(double progress) {
   }
   report.balance = losses.balance / static_cast<double>(options_.batch);
   report.indexer = losses.indexer / static_cast<double>(losses.predictions);
+  if (losses.drafts.blocks > 0) {
+    report.accepted = losses.drafts.accepted / static_cast<double>(losses.drafts.blocks);
+  }
   report.learning_rate = options_.learning_rate.at(report.step, progress);
   report.gradient_norm =
       optimizer_.step(model_.kernels(), model_.weights().list(), report.learning_rate);
@@ -159,15 +167,14 @@ StepReport Trainer<Model>::step(double progress) {
 }
 
 template <class Model>
-double Trainer<Model>::validate(std::span<const std::int32_t> tokens) {
+PassLosses Trainer<Model>::validate(std::span<const std::int32_t> tokens) {
   std::vector<TrainingSequence> sequences;
   for (std::size_t begin = 0; begin + 1 < tokens.size(); begin += options_.context) {
     sequences.push_back(tokens.subspan(begin, std::min(options_.context, tokens.size() - begin)));
   }
-  const PassLosses losses = in_passes(sequences, [&](std::span<const TrainingSequence> some) {
+  return in_passes(sequences, [&](std::span<const TrainingSequence> some) {
     return model_.losses(some, PassOptions());
   });
-  return losses.cross_entropy / static_cast<double>(losses.predictions);
 }
 
 }  // namespace ds4::inline v0_1

@@ -74,28 +74,40 @@ inline void make_folder(const std::filesystem::path& dir) {
 /// replaced, each at once when it is complete. Throws ds4::Error if they cannot be written.
 template <class T>
 void save_model(const std::filesystem::path& dir, const ConfigValues& config,
-                const TrainedWeights<T>& weights) {
+                std::span<const TrainedWeights<T>* const> parts) {
   std::vector<TensorSpec> specs;
-  for (const TrainedWeight<T>& weight : weights.list()) {
-    specs.push_back({weight.name, weight.stored, weight.shape});
-  }
-  for (const auto& table : weights.tables()) {
-    specs.push_back({table.name, DType::i64, {table.rows, table.picks.size() / table.rows}});
+  for (const TrainedWeights<T>* part : parts) {
+    for (const TrainedWeight<T>& weight : part->list()) {
+      specs.push_back({weight.name, weight.stored, weight.shape});
+    }
+    for (const auto& table : part->tables()) {
+      specs.push_back({table.name, DType::i64, {table.rows, table.picks.size() / table.rows}});
+    }
   }
   make_folder(dir);
   SafetensorsWriter writer(dir / "model.safetensors", std::move(specs), {{"format", "pt"}});
-  for (const TrainedWeight<T>& weight : weights.list()) {
-    writer.write(detail::stored_values(std::span<const T>(weight.values), weight.stored));
-  }
-  for (const auto& table : weights.tables()) {
-    const std::vector<std::int64_t> picks(table.picks.begin(), table.picks.end());
-    writer.write(std::as_bytes(std::span(picks)));
+  for (const TrainedWeights<T>* part : parts) {
+    for (const TrainedWeight<T>& weight : part->list()) {
+      writer.write(detail::stored_values(std::span<const T>(weight.values), weight.stored));
+    }
+    for (const auto& table : part->tables()) {
+      const std::vector<std::int64_t> picks(table.picks.begin(), table.picks.end());
+      writer.write(std::as_bytes(std::span(picks)));
+    }
   }
   NewFile config_file(dir / "config.json");
   const std::string text = config_json(config);
   config_file.write_at(0, std::as_bytes(std::span(text)));
   writer.finish();
   config_file.finish();
+}
+
+/// The same for a model whose weights are one list.
+template <class T>
+void save_model(const std::filesystem::path& dir, const ConfigValues& config,
+                const TrainedWeights<T>& weights) {
+  const TrainedWeights<T>* const parts[] = {&weights};
+  save_model<T>(dir, config, parts);
 }
 
 /// Writes what a run needs to go on as if it had never stopped: float32 weights (masters where the

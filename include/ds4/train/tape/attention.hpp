@@ -1,6 +1,7 @@
 // Attention, on a tape.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -20,7 +21,8 @@ namespace ds4::inline v0_1::tape {
 /// Of attention: so many operations for each value of a key that a head sees, and for each score.
 constexpr OperationCost attention_cost(const AttentionShape& shape, std::size_t of_value,
                                        std::size_t of_score) {
-  std::size_t keys = detail::sum_of_entries(shape.S, 1, shape.W);  // of all queries together
+  std::size_t keys = shape.whole ? shape.S * (shape.W + shape.keys)  // of all queries together
+                                 : detail::sum_of_entries(shape.S, 1, shape.W);
   if (shape.kind != AttentionKind::sliding) {
     const std::size_t most = shape.kind == AttentionKind::csa ? shape.top_k : shape.S;
     keys += detail::sum_of_entries(shape.S, shape.ratio, most);
@@ -52,12 +54,26 @@ class AttentionOperations {
     for (std::size_t i = 0; i < segments.size(); ++i) {
       const std::size_t first = segments[i].first;
       const std::size_t count = segments[i].count;
-      const RowsView<const T, d> window(sources[i].window->data(), count);
+      RowsView<const T, d> window = sources[i].window->rows();
       RowsView<const T, d> entries(nullptr, 0);
       if constexpr (Kind != AttentionKind::sliding) entries = sources[i].entries->rows();
+      if (segments[i].block) {
+        entries = window;
+        window = sources[i].window->before();
+        window = window.rows(window.extent(0) - std::min(window.extent(0), W),
+                             std::min(window.extent(0), W));
+      }
       const std::int32_t* own = nullptr;
       if constexpr (Kind == AttentionKind::csa) own = picks.rows(first, count).data();
-      const AttentionShape shape{Kind, count, H, d, W, Ratio, TopK, entries.extent(0)};
+      const AttentionShape shape{.kind = Kind,
+                                 .S = count,
+                                 .H = H,
+                                 .d = d,
+                                 .W = segments[i].block ? window.extent(0) : W,
+                                 .ratio = Ratio,
+                                 .top_k = TopK,
+                                 .keys = entries.extent(0),
+                                 .whole = segments[i].block};
       const auto q_rows = q.rows(first, count);
       const auto out_rows = out.rows(first, count);
       T* const received = received_by(own);

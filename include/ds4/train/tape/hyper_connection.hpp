@@ -1,6 +1,7 @@
 // The residual streams and their hyper-connections, on a tape.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 
 #include <ds4/core/tensor.hpp>
@@ -57,6 +58,16 @@ class HyperConnectionOperations {
         kernels.hyper_head_weights_backward(du, base.gradient, scale.gradient, dpre, u.data(),
                                             base.value, scale.value, S, N);
       });
+    });
+  }
+
+  // The model that a drafter reads stays as it is: there is no way back.
+  template <std::size_t M, std::size_t N, std::size_t D>
+  void mean_streams(RowsView<T, M, D> y, std::size_t slot, RowsView<const T, N, D> X) {
+    assert(!recorder().recording());
+    const std::size_t S = X.extent(0);
+    recorder().compute({.elementwise = S * N * D}, [=](auto& kernels) {
+      kernels.mean_streams(y.data() + slot * D, X.data(), S, M, N, D);
     });
   }
 

@@ -1,17 +1,19 @@
-// The loss of predictions, on a tape.
+// The losses of predictions and of drafts, on a tape.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include <ds4/core/tensor.hpp>
+#include <ds4/kernels/training.hpp>
 #include <ds4/train/tape/recorder.hpp>
 
 namespace ds4::inline v0_1::tape {
 
-/// Cross-entropy, for a Backend that derives from this, LinearOperations and TapeRecorder.
+/// Losses, for a Backend that derives from this, LinearOperations and TapeRecorder.
 template <class Backend, class T>
 class LossOperations {
  public:
@@ -41,6 +43,28 @@ class LossOperations {
     }
     recorder().tape().release(mark);
     return loss;
+  }
+
+  /// What each row of drafts loses, [S]; see ReferenceTraining::draft_loss. The logits [S, V] are
+  /// overwritten where nothing is recorded, and have their gradient at once where it is.
+  template <std::size_t V>
+  std::vector<DraftRowLoss> draft_loss(RowsView<T, V> logits, RowsView<T, 1> confidence,
+                                       RowsView<const T, V> model_logits,
+                                       std::span<const std::int32_t> targets,
+                                       std::span<const T> row_weights,
+                                       const DraftLossWeights& weights) {
+    const std::size_t S = targets.size();
+    std::vector<DraftRowLoss> losses(S);
+    const bool recording = recorder().recording();
+    const DraftRows<T> rows{logits.data(), confidence.data(), model_logits.data(), targets.data(),
+                            row_weights.data()};
+    T* const dlogits = recording ? recorder().target(logits.as_const()).at : logits.data();
+    T* const dconfidence =
+        recording ? recorder().target(confidence.as_const()).at : confidence.data();
+    recorder().compute({.elementwise = 16 * S * V}, [&](auto& kernels) {
+      kernels.draft_loss(dlogits, dconfidence, losses.data(), rows, S, V, weights);
+    });
+    return losses;
   }
 
  private:

@@ -35,7 +35,8 @@ struct TrainedParameter {
 };
 
 /// The rows that a sequence has appended to a log: where the pass has them. A pass starts at a
-/// sequence's first token and appends once, so nothing is copied.
+/// sequence's first token, or is a block behind rows of another, and appends once, so nothing is
+/// copied.
 template <class T, std::size_t Width>
 class TapeLog {
  public:
@@ -51,14 +52,22 @@ class TapeLog {
     rows_ = rows.extent(0);
   }
   ///@}
-  /// Row 0, or null if there is none.
-  const T* data() const { return data_; }
   /// All of them.
   RowsView<const T, Width> rows() const { return {data_, rows_}; }
+  ///@{
+  /// The rows that a block comes behind.
+  RowsView<const T, Width> before() const { return {before_, rows_before_}; }
+  void come_behind(RowsView<const T, Width> rows) {
+    before_ = rows.data();
+    rows_before_ = rows.extent(0);
+  }
+  ///@}
 
  private:
   const T* data_ = nullptr;
   std::size_t rows_ = 0;
+  const T* before_ = nullptr;
+  std::size_t rows_before_ = 0;
 };
 
 }  // namespace ds4::inline v0_1

@@ -20,8 +20,8 @@ class AttentionOperations {
  public:
   ///@{
   /// out, q [S, H, d]; sink [H]; window [S, d]; entries [keys, d] and picks [S, top_k] where the
-  /// kind of layer has them. received [S, top_k] (null: not wanted) is given the attention of each
-  /// pick, summed over the heads.
+  /// kind of layer has them; within a block window [W, d] and entries [keys, d]. received
+  /// [S, top_k] (null: not wanted) is given the attention of each pick, summed over the heads.
   static void attend(T* out, T* received, const T* q, const T* sink, const T* window,
                      const T* entries, const std::int32_t* picks, const AttentionShape& shape) {
     std::vector<const T*> keys;
@@ -64,11 +64,14 @@ class AttentionOperations {
                                const T* entries, const std::int32_t* picks,
                                const AttentionShape& shape) {
     keys.clear();
-    for (std::size_t p = t + 1 - std::min(t + 1, shape.W); p <= t; ++p) {
+    const std::size_t end = shape.whole ? shape.W : t + 1;
+    for (std::size_t p = end - std::min(end, shape.W); p < end; ++p) {
       keys.push_back(window + p * shape.d);
     }
     const std::size_t seen = keys.size();
-    if (shape.kind == AttentionKind::hca) {
+    if (shape.whole) {
+      for (std::size_t w = 0; w < shape.keys; ++w) keys.push_back(entries + w * shape.d);
+    } else if (shape.kind == AttentionKind::hca) {
       for (std::size_t w = 0; w < (t + 1) / shape.ratio; ++w) keys.push_back(entries + w * shape.d);
     } else if (shape.kind == AttentionKind::csa) {
       for (std::size_t i = 0; i < shape.top_k; ++i) {

@@ -1,4 +1,4 @@
-// Training by the reference path: the loss of predictions.
+// Training by the reference path: the losses of predictions and of drafts.
 #pragma once
 
 #include <algorithm>
@@ -6,10 +6,11 @@
 #include <cstdint>
 
 #include <ds4/kernels/reference/backward/loss.hpp>
+#include <ds4/kernels/training.hpp>
 
 namespace ds4::inline v0_1::reference::training {
 
-/// Cross-entropy; see ReferenceTraining.
+/// Losses; see ReferenceTraining.
 template <class T>
 class LossOperations {
  public:
@@ -26,6 +27,15 @@ class LossOperations {
       }
     }
     return loss;
+  }
+
+  /// losses [S], what each row of drafts loses; dlogits [S, V] and dconfidence [S] = the gradients
+  /// of the weighted sum of these, the former maybe over the rows' logits.
+  static void draft_loss(T* dlogits, T* dconfidence, DraftRowLoss* losses, const DraftRows<T>& rows,
+                         std::size_t S, std::size_t V, const DraftLossWeights& weights) {
+    for (std::size_t s = 0; s < S; ++s) {
+      losses[s] = reference::draft_loss(dlogits + s * V, dconfidence[s], rows, s, V, weights);
+    }
   }
 };
 

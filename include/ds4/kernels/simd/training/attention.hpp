@@ -1,4 +1,5 @@
-// Kernels for training: shared-KV attention with a sink, within one sequence from its first token.
+// Kernels for training: shared-KV attention with a sink, within one sequence from its first token
+// or within a block.
 // Heads go through tiles of dot products with the keys, whose lanes are the channels.
 #pragma once
 
@@ -126,6 +127,7 @@ inline void dots_with_keys(float* dots, std::size_t stride, const float* x, std:
 /// The most keys that a query sees.
 template <class A>
 inline std::size_t most_keys(const AttentionShape& shape) {
+  if (shape.whole) return shape.W + shape.keys;
   const std::size_t window = std::min(shape.W, shape.S);
   if (shape.kind == AttentionKind::csa) return window + shape.top_k;
   return shape.kind == AttentionKind::hca ? window + shape.keys : window;
@@ -169,8 +171,11 @@ inline AttentionScratch cut_scratch(const AttentionShape& shape, float* memory) 
 template <class A, class Window, class Entry>
 inline void for_keys(std::size_t t, const std::int32_t* picks, const AttentionShape& shape,
                      Window&& window, Entry&& entry) {
-  for (std::size_t p = t + 1 - std::min(t + 1, shape.W); p <= t; ++p) window(p);
-  if (shape.kind == AttentionKind::hca) {
+  const std::size_t end = shape.whole ? shape.W : t + 1;
+  for (std::size_t p = end - std::min(end, shape.W); p < end; ++p) window(p);
+  if (shape.whole) {
+    for (std::size_t w = 0; w < shape.keys; ++w) entry(w);
+  } else if (shape.kind == AttentionKind::hca) {
     for (std::size_t w = 0; w < (t + 1) / shape.ratio; ++w) entry(w);
   } else if (shape.kind == AttentionKind::csa) {
     for (std::size_t i = 0; i < shape.top_k; ++i) {

@@ -70,6 +70,7 @@ namespace ds4::inline v0_1::simd {
   kernel(scatter_rows);                      \
   kernel(expert_activation_backward);        \
   kernel(cross_entropy);                     \
+  kernel(draft_loss);                        \
   kernel(adamw_step);                        \
   kernel(combine);                           \
   kernel(transpose);

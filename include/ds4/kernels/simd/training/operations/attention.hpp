@@ -36,12 +36,20 @@ class AttentionOperations {
     Tasks::RowSums* const of_window = scratch.array<Tasks::RowSums>(count);
     Tasks::RowSums* const of_entries = scratch.array<Tasks::RowSums>(count);
     float* const of_sink = scratch.array(count * shape.H);
-    const bool has_entries = shape.kind != AttentionKind::sliding;
+    // The window's rows and the entries that the queries before `end` see, from `begin` on.
+    const auto window_of = [&](std::size_t begin, std::size_t end) -> Tasks::RowSums {
+      if (shape.whole) return {nullptr, 0, shape.W};
+      return {nullptr, begin + 1 - std::min(begin + 1, shape.W), end};
+    };
+    const auto entries_of = [&](std::size_t end) {
+      if (shape.whole) return shape.keys;
+      return shape.kind == AttentionKind::sliding ? 0 : std::min(shape.keys, end / shape.ratio);
+    };
     for (std::size_t c = 0; c < count; ++c) {
       const std::size_t end = std::min(shape.S, (c + 1) * step);
-      const std::size_t first = c * step + 1 - std::min(c * step + 1, shape.W);
-      const std::size_t seen = has_entries ? std::min(shape.keys, end / shape.ratio) : 0;
-      of_window[c] = {scratch.array((end - first) * shape.d), first, end};
+      of_window[c] = window_of(c * step, end);
+      of_window[c].rows = scratch.array((of_window[c].end - of_window[c].begin) * shape.d);
+      const std::size_t seen = entries_of(end);
       of_entries[c] = {scratch.array(seen * shape.d), 0, seen};
     }
     tasks().run(count, kernels().attention_scratch(shape), [&](std::size_t c, float* memory) {
@@ -49,9 +57,9 @@ class AttentionOperations {
       kernels().zero(rows.rows, (rows.end - rows.begin) * shape.d);
       kernels().zero(of_entries[c].rows, of_entries[c].end * shape.d);
       kernels().zero(of_sink + c * shape.H, shape.H);
-      kernels().attend_backward(dq, of_sink + c * shape.H,
-                                {rows.rows, rows.begin, of_entries[c].rows}, dout, q, sink, window,
-                                entries, picks, shape, c * step, rows.end, memory);
+      kernels().attend_backward(
+          dq, of_sink + c * shape.H, {rows.rows, rows.begin, of_entries[c].rows}, dout, q, sink,
+          window, entries, picks, shape, c * step, std::min(shape.S, (c + 1) * step), memory);
     });
     kernels().add_parts(dsink, of_sink, count, shape.H, 0, shape.H);
     tasks().add_row_sums(dwindow, of_window, count, shape.d);

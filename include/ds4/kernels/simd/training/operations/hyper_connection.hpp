@@ -1,6 +1,7 @@
 // Training: the residual streams and their hyper-connections.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include <ds4/kernels/simd/training/operations/tasks.hpp>
@@ -56,6 +57,17 @@ class HyperConnectionOperations {
                         });
   }
 
+  void mean_streams(float* y, const float* X, std::size_t S, std::size_t M, std::size_t N,
+                    std::size_t D) {
+    Workers::Scratch scratch = tasks().scratch();
+    float* const share = scratch.array(N);
+    std::fill_n(share, N, 1.0f / static_cast<float>(N));
+    tasks().by_rows(S, N * D, 0, [&](std::size_t begin, std::size_t end, float*) {
+      for (std::size_t s = begin; s < end; ++s) {
+        kernels().sum_copies(y + s * M * D, X + s * N * D, share, N, D, 0, 1);
+      }
+    });
+  }
   void collapse_streams(float* c, const float* X, const float* pre, std::size_t S, std::size_t N,
                         std::size_t D) {
     tasks().by_rows(S, N * D, 0, [&](std::size_t begin, std::size_t end, float*) {

@@ -1,4 +1,4 @@
-// Training: the loss of predictions.
+// Training: the losses of predictions and of drafts.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,11 @@
 
 #include <ds4/kernels/simd/training/operations/tasks.hpp>
 #include <ds4/kernels/simd/training/table.hpp>
+#include <ds4/kernels/training.hpp>
 
 namespace ds4::inline v0_1::simd::training {
 
-/// Cross-entropy; see ReferenceTraining. Training derives from this and from Tasks.
+/// Losses; see ReferenceTraining. Training derives from this and from Tasks.
 template <class Training>
 class LossOperations {
  public:
@@ -28,6 +29,16 @@ class LossOperations {
         },
         1);
     return std::accumulate(losses, losses + S, 0.0);
+  }
+  void draft_loss(float* dlogits, float* dconfidence, DraftRowLoss* losses,
+                  const DraftRows<float>& rows, std::size_t S, std::size_t V,
+                  const DraftLossWeights& weights) {
+    tasks().by_rows(
+        S, 2 * Tasks::kExpCost * V, V,
+        [&](std::size_t begin, std::size_t end, float* memory) {
+          kernels().draft_loss(dlogits, dconfidence, losses, rows, V, weights, begin, end, memory);
+        },
+        1);
   }
   ///@}
 
