@@ -433,6 +433,50 @@ TEST_CASE("backward: cross-entropy") {
   CHECK(far[1] == doctest::Approx(-1.0));
 }
 
+TEST_CASE("backward: the losses of drafts, where what the confidence is to say is a constant") {
+  constexpr std::size_t V = 9;
+  Values logits = random(2 * V, 2.0);
+  Values confidence = random(2, 2.0);
+  const Values of_model = random(2 * V, 2.0);
+  const Values weights{0.7, 0.25};
+  const std::vector<std::int32_t> targets{3, 8};
+  const ds4::DraftRows<double> rows{logits.data(), confidence.data(), of_model.data(),
+                                    targets.data(), weights.data()};
+  const auto sum = [&](const ds4::DraftLossWeights& of, Values& dlogits, Values& dconfidence) {
+    double total = 0.0;
+    for (std::size_t s = 0; s < 2; ++s) {
+      const auto loss =
+          reference::draft_loss(dlogits.data() + s * V, dconfidence[s], rows, s, V, of);
+      CHECK(loss.cross_entropy > 0.0);
+      CHECK(loss.distance > 0.0);
+      CHECK(loss.distance < 2.0);
+      total += weights[s] * (of.cross_entropy * loss.cross_entropy + of.distance * loss.distance +
+                             of.confidence * loss.confidence);
+    }
+    return total;
+  };
+  Values dlogits(2 * V);
+  Values dconfidence(2);
+  Values unused(2 * V);
+  Values unused_too(2);
+  const ds4::DraftLossWeights of_logits{0.3, 0.9, 0.0};
+  sum(of_logits, dlogits, dconfidence);
+  CHECK(dconfidence == Values(2));
+  check_gradient("logits", logits, dlogits, [&] { return sum(of_logits, unused, unused_too); });
+  const ds4::DraftLossWeights of_confidence{0.0, 0.0, 0.8};
+  sum(of_confidence, dlogits, dconfidence);
+  CHECK(dlogits == Values(2 * V));
+  check_gradient("confidence", confidence, dconfidence,
+                 [&] { return sum(of_confidence, unused, unused_too); });
+  // A draft that is the model's own distribution is always accepted, which a sure confidence says.
+  const ds4::DraftRows<double> same{logits.data(), confidence.data(), logits.data(), targets.data(),
+                                    weights.data()};
+  confidence[0] = 800.0;
+  const auto sure = reference::draft_loss(dlogits.data(), dconfidence[0], same, 0, V, {});
+  CHECK(sure.distance == 0.0);
+  CHECK(sure.confidence == 0.0);
+}
+
 TEST_CASE("backward: the balance loss, whose picks are constants") {
   constexpr std::size_t S = 5;
   constexpr std::size_t E = 4;

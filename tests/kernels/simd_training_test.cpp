@@ -348,12 +348,16 @@ TEST_CASE("simd training: attention") {
                              Shape{AttentionKind::csa, 301, 4, 64, 20, 4, 16, 75},
                              Shape{AttentionKind::csa, 40, 3, 6, 7, 2, 3, 20},
                              Shape{AttentionKind::hca, 270, 5, 37, 200, 8, 0, 33},
-                             Shape{AttentionKind::hca, 30, 7, 150, 3, 1, 0, 30}}) {
+                             Shape{AttentionKind::hca, 30, 7, 150, 3, 1, 0, 30},
+                             Shape{AttentionKind::sliding, 5, 4, 64, 64, 0, 0, 5, true},
+                             Shape{AttentionKind::sliding, 3, 5, 37, 1, 0, 0, 3, true},
+                             Shape{AttentionKind::sliding, 150, 2, 20, 9, 0, 0, 150, true}}) {
     CAPTURE(shape.S);
     const std::size_t rows = shape.S * shape.H * shape.d;
+    const std::size_t window_rows = shape.whole ? shape.W : shape.S;
     const auto q = random_values(rows, 1, 1.5f);
     const auto sink = random_values(shape.H, 2);
-    const auto window = random_values(shape.S * shape.d, 3);
+    const auto window = random_values(window_rows * shape.d, 3);
     const auto entries = random_values(shape.keys * shape.d, 4);
     const auto dout = random_values(rows, 5);
     Indices picks(shape.S * shape.top_k, -1);
@@ -376,8 +380,9 @@ TEST_CASE("simd training: attention") {
             k.attend(a[0], nullptr, a[1], a[2], a[3], a[4], picks.data(), shape);
           });
     check("attend_backward", kTolerance,
-          {random_values(rows, 8), random_values(shape.H, 9), random_values(shape.S * shape.d, 10),
-           random_values(shape.keys * shape.d, 11), dout, q, sink, window, entries},
+          {random_values(rows, 8), random_values(shape.H, 9),
+           random_values(window_rows * shape.d, 10), random_values(shape.keys * shape.d, 11), dout,
+           q, sink, window, entries},
           [&](auto& k, auto& a) {
             k.attend_backward(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], picks.data(),
                               shape);
@@ -489,6 +494,30 @@ TEST_CASE("simd training: losses and sums") {
     check("cross_entropy over the logits", 1e-6, {logits}, [&](auto& k, auto& a) {
       return k.cross_entropy(a[0], a[0], targets.data(), kS, V, 0.3);
     });
+    targets[3] = 0;
+    const auto of_model = random_values(kS * V, 3, 8.0f);
+    const auto draft_loss = [&](auto& k, auto* dlogits, auto* logits_at, auto& dconfidence,
+                                auto& confidence, auto& model, auto& weights) {
+      using T = std::remove_pointer_t<decltype(dlogits)>;
+      std::vector<ds4::DraftRowLoss> losses(kS);
+      const ds4::DraftRows<T> rows{logits_at, confidence, model, targets.data(), weights};
+      k.draft_loss(dlogits, dconfidence, losses.data(), rows, kS, V, {.distance = 0.7});
+      double sum = 0.0;
+      for (const auto& loss : losses) {
+        sum += loss.cross_entropy + 2.0 * loss.distance + 3.0 * loss.confidence;
+      }
+      return sum;
+    };
+    const auto confidence = random_values(kS, 4, 9.0f);
+    const auto weights = random_values(kS, 5);
+    check("draft_loss", 1e-5, {Floats(kS * V), logits, Floats(kS), confidence, of_model, weights},
+          [&](auto& k, auto& a) {
+            return draft_loss(k, a[0].values.data(), a[1].values.data(), a[2], a[3], a[4], a[5]);
+          });
+    check("draft_loss over the logits", 1e-5, {logits, Floats(kS), confidence, of_model, weights},
+          [&](auto& k, auto& a) {
+            return draft_loss(k, a[0].values.data(), a[0].values.data(), a[1], a[2], a[3], a[4]);
+          });
   }
   for (const std::size_t n : Sizes{0, 1, 33, 100001}) {
     const auto x = random_values(n, 1);
