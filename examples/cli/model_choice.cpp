@@ -91,11 +91,19 @@ fs::path model_dir(const ModelChoice& choice) {
 
 NearestModel nearest_model(const ConfigValues& config, std::string_view backend) {
   NearestModel nearest{nullptr, {}};
+  bool drafts = false;  // the nearest has the configuration's drafter
   for (const CompiledModel& model : compiled_models()) {
     if (model.backend != backend) continue;
     auto differences = compare(config, model.config);
-    if (nearest.model == nullptr || differences.size() < nearest.differences.size()) {
+    const bool own_drafts = config.has_dspark ? model.config.has_dspark
+                                              : model.config.num_nextn_predict_layers >=
+                                                    config.num_nextn_predict_layers;
+    const bool is_nearer = differences.size() != nearest.differences.size()
+                               ? differences.size() < nearest.differences.size()
+                               : own_drafts && !drafts;
+    if (nearest.model == nullptr || is_nearer) {
       nearest = {&model, std::move(differences)};
+      drafts = own_drafts;
     }
   }
   if (nearest.model == nullptr) {
