@@ -59,10 +59,24 @@ class Checked {
   explicit Checked(AnyModel& model) : model_(model) {}
   const ConfigValues& config() const { return model_.config(); }
   const Checkpoint& checkpoint() const { return model_.checkpoint(); }
-  AnyState new_state() const { return model_.new_state(); }
+  DrafterKind drafter() const { return model_.drafter(); }
+  AnyState new_state() const {
+    AnyState state = model_.new_state();
+    if (drafter() != DrafterKind::none) model_.keep_drafts(state);
+    return state;
+  }
   Rows forward(AnyState& state, std::span<const std::int32_t> ids, StageObserver<float>* observer) {
     const AnyModel::Sequence sequence{&state, ids};
     return {model_.forward({&sequence, 1}, observer)};
+  }
+  /// Of the likeliest draft, whatever `choose` returns.
+  template <class Choose>
+  void draft(AnyState& state, std::int32_t next, std::size_t count, Choose&& choose) {
+    const Logits rows = model_.draft_logits(state, next, count);
+    const std::size_t V = config().vocab_size;
+    for (std::size_t i = 0; i < rows.values.size(); i += V) {
+      choose(std::span(rows.values).subspan(i, V));
+    }
   }
 
  private:

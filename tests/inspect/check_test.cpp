@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include <ds4/core/error.hpp>
 #include <ds4/inspect/check.hpp>
 #include <ds4/kernels/simd/dispatch.hpp>
+#include <ds4/models/dspark.hpp>
 #include <ds4/models/odd.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
@@ -242,6 +244,34 @@ TEST_CASE("check: a changed weight is found at the stage that it enters") {
   CHECK(problem("head.weight", 0, 3.0f).starts_with("head logits, token 0: error "));
   CHECK(problem("layers.3.attn.q_norm.weight", 0, std::numeric_limits<float>::quiet_NaN())
             .starts_with("layer 3 attn.q_residual, token 0: error inf, "));
+}
+
+TEST_CASE_TEMPLATE("check: drafts are compared, and a change of the drafter shows in them alone", C,
+                   ds4::models::dspark, ds4::models::quant) {
+  const auto load = [](const std::filesystem::path& dir) {
+    return ds4::Model<C, ds4::Simd>::load(dir, ds4::Simd({.threads = 1, .exact = true}));
+  };
+  const std::string folder(C::name);
+  auto reference = model_of<ds4::Model<C>>();
+  auto model = load(ds4::test::data_dir(folder));
+  const auto ids = check_ids(reference.config(), 90);
+  const CheckReport report = check_backend(model, reference, ids);
+  CHECK(first_problem(report).empty());
+  CHECK(report.tokens == ids.size());
+  const StageCheck& drafts = stage_of(report, "head draft");
+  CHECK(drafts.clean.rows + drafts.behind.rows == 5);
+  CHECK(drafts.clean.largest > 0.0);
+
+  const TempDir dir;
+  CheckpointCopy copy(folder);
+  auto& changed =
+      tensor(copy, C::dspark_stages > 0 ? "mtp.0.main_norm.weight" : "mtp.0.norm.weight");
+  REQUIRE(changed.dtype == ds4::DType::bf16);
+  changed.template set<std::uint16_t>(0, 0x4100);  // 8
+  copy.write(dir);
+  auto other = load(dir.path());
+  const CheckReport found = check_backend(other, reference, ids);
+  CHECK(first_problem(found).starts_with("head draft, token 90: error "));
 }
 
 TEST_CASE("check: other biases of the router show in its picks alone") {

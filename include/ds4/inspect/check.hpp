@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include <ds4/config/config.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/inspect/check_report.hpp>
@@ -48,10 +49,58 @@ inline std::vector<std::int32_t> check_ids(const ConfigValues& config, std::size
   return ids;
 }
 
+namespace detail {
+
+inline constexpr std::size_t kCheckedDrafts = 5;
+
+/// Whether two models, as check_backend takes them, have the same drafter.
+template <class M, class R>
+bool draft_alike([[maybe_unused]] const M& model, [[maybe_unused]] const R& reference) {
+  if constexpr (requires { model.drafter() == reference.drafter(); }) {
+    return model.drafter() != DrafterKind::none && model.drafter() == reference.drafter();
+  } else {
+    return false;
+  }
+}
+
+/// The logits that the likeliest draft behind a state is chosen by, of up to kCheckedDrafts tokens.
+template <class M, class S>
+std::vector<typename M::Scalar> draft_rows(M& model, S& state, std::int32_t next) {
+  std::vector<typename M::Scalar> rows;
+  model.draft(state, next, kCheckedDrafts, [&](std::span<const typename M::Scalar> logits) {
+    rows.insert(rows.end(), logits.begin(), logits.end());
+    return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
+  });
+  return rows;
+}
+
+/// Compares the drafts of two models behind states that are as far as each other, up to the first
+/// token that they choose differently.
+template <class M, class R, class S, class Q>
+void compare_drafts(StageComparison& comparison, M& model, R& reference, S& state,
+                    Q& reference_state, std::int32_t next, std::size_t V) {
+  const auto rows = draft_rows(model, state, next);
+  const auto expected = draft_rows(reference, reference_state, next);
+  const auto choice = [V](const auto& all, std::size_t row) {
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(row * V);
+    return std::max_element(begin, begin + static_cast<std::ptrdiff_t>(V)) - begin;
+  };
+  const std::size_t most = std::min(rows.size(), expected.size()) / V;
+  std::size_t count = 0;
+  while (count < most && (count == 0 || choice(rows, count - 1) == choice(expected, count - 1))) {
+    ++count;
+  }
+  if (count > 0) {
+    comparison.drafts(std::span(rows).first(count * V), std::span(expected).first(count * V));
+  }
+}
+
+}  // namespace detail
+
 /// Runs the ids through a model and the reference, two ds4::Model of one configuration, usually of
-/// one checkpoint, and compares every stage of every layer, and the logits. The two run side by
-/// side, the reference on a thread of its own, and wait for each other at each stage: no more than
-/// one is in memory.
+/// one checkpoint, and compares every stage of every layer, and the logits; where both have the
+/// same drafter, also the logits of a draft behind all ids. The two run side by side, the reference
+/// on a thread of its own, and wait for each other at each stage: no more than one is in memory.
 ///
 /// A stage passes if each row's largest error is at most `tolerance`, and the mean error kMeanShare
 /// of that. Other picks pass if the reference scores them as nearly equal: the gap is at most twice
@@ -74,6 +123,13 @@ CheckReport check_backend(M& model, R& reference, std::span<const std::int32_t> 
   detail::StageComparison comparison(reference.config(), reference.checkpoint());
   auto state = model.new_state();
   auto reference_state = reference.new_state();
+  const bool drafts = detail::draft_alike(model, reference);
+  if constexpr (requires { state.keep_drafts(); }) {
+    if (drafts) state.keep_drafts();
+  }
+  if constexpr (requires { reference_state.keep_drafts(); }) {
+    if (drafts) reference_state.keep_drafts();
+  }
   std::size_t done = 0;
   for (std::size_t pass = 0; done < ids.size(); ++pass) {
     const std::size_t most = options.passes[std::min(pass, options.passes.size() - 1)];
@@ -92,6 +148,12 @@ CheckReport check_backend(M& model, R& reference, std::span<const std::int32_t> 
                       std::span<const ReferenceScalar>(expected->flat()));
     done += next.size();
     if (options.progress) options.progress(done, ids.size());
+  }
+  if constexpr (requires { model.drafter() == reference.drafter(); }) {
+    if (drafts) {
+      detail::compare_drafts(comparison, model, reference, state, reference_state, ids.front(),
+                             reference.config().vocab_size);
+    }
   }
   return comparison.report(options.tolerance);
 }

@@ -42,7 +42,7 @@ struct RowErrors {
 /// which attend to it. Such rows are `behind` a differing pick, and are counted apart.
 struct StageCheck {
   std::size_t layer = 0;  ///< num_hidden_layers for what comes after the layers
-  std::string stage;      ///< as an observer is told, or "logits"
+  std::string stage;      ///< as an observer is told, "logits", or "draft": those of the drafter
   bool head = false;      ///< after the layers
   bool picks = false;     ///< indices; otherwise values
   /// Of values the root mean square of the reference's, of logits their standard deviation. Of
@@ -65,7 +65,7 @@ struct StageCheck {
 /// What check_backend found.
 struct CheckReport {
   std::size_t tokens = 0;                      ///< tokens that were compared
-  std::vector<StageCheck> stages;              ///< in the order of a pass; the logits last
+  std::vector<StageCheck> stages;              ///< in the order of a pass; logits, drafts last
   std::size_t same_top = 0;                    ///< tokens whose largest logit is the same
   std::optional<std::size_t> first_other_top;  ///< the first token whose largest logit is another
 

@@ -58,6 +58,10 @@ class StageComparison {
   template <class T, class R>
   void logits(std::span<const T> got, std::span<const R> expected);
 
+  /// The logits [n, V] of the drafts behind all passes, n the same for both.
+  template <class T, class R>
+  void drafts(std::span<const T> got, std::span<const R> expected);
+
   /// The report of all passes: see check_backend().
   CheckReport report(double tolerance) const;
 
@@ -90,7 +94,7 @@ class StageComparison {
   /// What is kept of a stage, in the order of a pass: a stage that earlier passes did not have
   /// follows the one before it.
   Found& find(std::size_t layer, std::string_view stage, bool picks) {
-    const bool head = stage == "hc_head" || stage == "final_norm" || stage == "logits";
+    const bool head = stage == "hc_head" || stage == "final_norm" || is_logits(stage);
     if (head) layer = config_.num_hidden_layers;
     if (layer != layer_) enter(layer);
     const auto same = [&](const Found& f) {
@@ -109,6 +113,8 @@ class StageComparison {
     cursor_ = static_cast<std::size_t>(at - found_.begin()) + 1;
     return *at;
   }
+
+  static bool is_logits(std::string_view stage) { return stage == "logits" || stage == "draft"; }
 
   /// Begins a layer: no picks of its own differ yet.
   void enter(std::size_t layer) {
@@ -176,6 +182,7 @@ class StageComparison {
 
   std::size_t same_top_ = 0;
   std::size_t first_other_top_ = kNone;
+  std::size_t drafted_ = 0;  // tokens behind those of the passes
 };
 
 template <class T, class R>
@@ -280,6 +287,13 @@ void StageComparison::logits(std::span<const T> got, std::span<const R> expected
   }
 }
 
+template <class T, class R>
+void StageComparison::drafts(std::span<const T> got, std::span<const R> expected) {
+  begin_pass(position_ + count_, got.size() / config_.vocab_size);
+  drafted_ = count_;
+  values(config_.num_hidden_layers, "draft", got, expected);
+}
+
 template <class T>
 std::vector<T> StageComparison::by_expert(std::span<const T> weights,
                                           const std::vector<std::int32_t>& picks) const {
@@ -382,13 +396,13 @@ inline std::string at_most(double tolerance) {
 
 inline CheckReport StageComparison::report(double tolerance) const {
   CheckReport report;
-  report.tokens = position_ + count_;
+  report.tokens = position_ + count_ - drafted_;
   report.same_top = same_top_;
   if (first_other_top_ != kNone) report.first_other_top = first_other_top_;
   for (const Found& found : found_) {
     StageCheck check = found.check;
     const double n = static_cast<double>(std::max<std::size_t>(found.values, 1));
-    const double mean = check.stage == "logits" ? found.sum / n : 0.0;
+    const double mean = is_logits(check.stage) ? found.sum / n : 0.0;
     check.unit = check.picks ? 1.0 : std::sqrt(std::max(0.0, found.squares / n - mean * mean));
     check.tolerance = check.picks ? 2.0 * tolerance : tolerance;
     const auto relative = [&](double error) { return error == 0.0 ? 0.0 : error / check.unit; };
