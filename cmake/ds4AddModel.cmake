@@ -1,14 +1,16 @@
 # Configuration types from config.json.
 #
-#   ds4_add_model(<target> CONFIG <config.json> NAME <cpp_identifier> [BACKENDS <backend>...])
+#   ds4_add_model(<target> CONFIG <config.json>... NAME <cpp_identifier> [BACKENDS <backend>...])
 #     gives <target> the header <ds4/models/NAME.hpp> with struct ds4::models::NAME, a configuration
 #     as ds4::Flash is one, and compiles ds4::Model for it into <target>, once for each backend
 #     (reference alone by default). <target> has to link ds4::reference, ds4::simd or ds4::kokkos
 #     accordingly and compiles sources of its own.
-#   ds4_add_model_config(<target> CONFIG <config.json> NAME <cpp_identifier>)
+#     Several files are of one model whose checkpoints have different drafters: the type allows for
+#     all of them.
+#   ds4_add_model_config(<target> CONFIG <config.json>... NAME <cpp_identifier>)
 #     the struct alone, <ds4/models/NAME_config.hpp>. It is written when <target>, or what links it,
 #     is built; a target that only has its include directory depends on <target>_NAME_config.
-#   cmake -DCONFIG=<config.json> -DNAME=<cpp_identifier> [-DBACKENDS=reference] -DOUT=<folder> -P ds4AddModel.cmake
+#   cmake "-DCONFIG=<config.json>;..." -DNAME=<cpp_identifier> [-DBACKENDS=reference] -DOUT=<folder> -P ds4AddModel.cmake
 #     for other build systems: writes OUT/ds4/models/NAME.hpp and NAME_on_*.cpp, which are to be
 #     compiled with -I OUT. Takes the compiler of the environment's CXX, or c++, with its CPPFLAGS.
 #
@@ -20,24 +22,30 @@ include_guard(GLOBAL)
 cmake_policy(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
 
-# Ends the configuration unless NAME can name a type and a file, and CONFIG is a file.
-function(_ds4_check_model config name)
+# Sets ${out} to the absolute paths of CONFIG, in ARGN. Ends the configuration unless NAME can name a
+# type and a file, and these are files.
+function(_ds4_check_model out name)
   if(NOT name MATCHES "^[A-Za-z_][A-Za-z0-9_]*$")
     message(FATAL_ERROR "ds4_add_model: NAME: expected a C++ identifier, found ${name}")
   endif()
-  if(NOT EXISTS "${config}" OR IS_DIRECTORY "${config}")
-    message(FATAL_ERROR "ds4_add_model: ${config}: expected a config.json, found none")
-  endif()
+  set(configs "")
+  foreach(config IN LISTS ARGN)
+    cmake_path(ABSOLUTE_PATH config)
+    if(NOT EXISTS "${config}" OR IS_DIRECTORY "${config}")
+      message(FATAL_ERROR "ds4_add_model: ${config}: expected a config.json, found none")
+    endif()
+    list(APPEND configs "${config}")
+  endforeach()
+  set(${out} "${configs}" PARENT_SCOPE)
 endfunction()
 
 function(ds4_add_model_config target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "CONFIG;NAME" "")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "NAME" "CONFIG")
   if(NOT arg_CONFIG OR NOT arg_NAME OR arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR
-      "ds4_add_model: expected <target> CONFIG <config.json> NAME <cpp_identifier>, found ${ARGV}")
+      "ds4_add_model: expected <target> CONFIG <config.json>... NAME <cpp_identifier>, found ${ARGV}")
   endif()
-  cmake_path(ABSOLUTE_PATH arg_CONFIG)
-  _ds4_check_model("${arg_CONFIG}" "${arg_NAME}")
+  _ds4_check_model(configs "${arg_NAME}" ${arg_CONFIG})
   if(NOT TARGET ds4_generator)
     add_executable(ds4_generator EXCLUDE_FROM_ALL
                    "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/model_header.cpp")
@@ -46,8 +54,8 @@ function(ds4_add_model_config target)
   endif()
   set(include_dir "${CMAKE_CURRENT_BINARY_DIR}/ds4_models/${target}")
   set(header "${include_dir}/ds4/models/${arg_NAME}_config.hpp")
-  add_custom_command(OUTPUT "${header}" DEPENDS ds4_generator "${arg_CONFIG}"
-                     COMMAND ds4_generator "${arg_CONFIG}" ${arg_NAME} "${header}"
+  add_custom_command(OUTPUT "${header}" DEPENDS ds4_generator ${configs}
+                     COMMAND ds4_generator ${arg_NAME} "${header}" ${configs}
                      COMMENT "Configuration ${arg_NAME}" VERBATIM)
   # A target, so that whatever links this one waits for the header as well.
   add_custom_target(${target}_${arg_NAME}_config DEPENDS "${header}")
@@ -102,11 +110,11 @@ ${declarations}")
 endfunction()
 
 function(ds4_add_model target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "CONFIG;NAME" "BACKENDS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "NAME" "CONFIG;BACKENDS")
   if(NOT arg_BACKENDS)
     set(arg_BACKENDS reference)
   endif()
-  ds4_add_model_config(${target} CONFIG "${arg_CONFIG}" NAME "${arg_NAME}" ${arg_UNPARSED_ARGUMENTS})
+  ds4_add_model_config(${target} CONFIG ${arg_CONFIG} NAME "${arg_NAME}" ${arg_UNPARSED_ARGUMENTS})
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/ds4_models/${target}")
   _ds4_write_model(sources "${folder}" ${arg_NAME} ${arg_BACKENDS})
   target_sources(${target} PRIVATE ${sources})
@@ -114,7 +122,7 @@ function(ds4_add_model target)
 endfunction()
 
 # Compiles model_header.cpp, runs it and removes it.
-function(_ds4_run_generator config name folder)
+function(_ds4_run_generator name folder)
   set(here "${CMAKE_CURRENT_FUNCTION_LIST_DIR}")
   separate_arguments(compiler UNIX_COMMAND "$ENV{CXX}")
   if(NOT compiler)
@@ -128,8 +136,7 @@ function(_ds4_run_generator config name folder)
                           ${flags}
                   RESULT_VARIABLE result ERROR_VARIABLE errors)
   if(result EQUAL 0)
-    execute_process(COMMAND "${generator}" "${config}" ${name}
-                            "${folder}/ds4/models/${name}_config.hpp"
+    execute_process(COMMAND "${generator}" ${name} "${folder}/ds4/models/${name}_config.hpp" ${ARGN}
                     RESULT_VARIABLE result ERROR_VARIABLE errors)
   endif()
   file(REMOVE "${generator}")
@@ -149,9 +156,8 @@ if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
   if(NOT BACKENDS)
     set(BACKENDS reference)
   endif()
-  cmake_path(ABSOLUTE_PATH CONFIG)
   cmake_path(ABSOLUTE_PATH OUT)
-  _ds4_check_model("${CONFIG}" "${NAME}")
-  _ds4_run_generator("${CONFIG}" ${NAME} "${OUT}")
+  _ds4_check_model(configs "${NAME}" ${CONFIG})
+  _ds4_run_generator(${NAME} "${OUT}" ${configs})
   _ds4_write_model(ignored "${OUT}" ${NAME} ${BACKENDS})
 endif()

@@ -11,6 +11,7 @@
 #include <ds4/config/config_header.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/core/json.hpp>
 #include <support/paths.hpp>
 
@@ -130,6 +131,40 @@ TEST_CASE("config header: the name of the file cannot end the comment") {
   CHECK(ds4::config_header(values, "mine", "a\nint b;")
             .starts_with("// The configuration of a\\x0aint b;; written by ds4_add_model(), do not "
                          "edit.\n#pragma"));
+}
+
+TEST_CASE("config header: one type for checkpoints with different drafters") {
+  const auto read = [](const Json& json) { return ds4::detail::config_from_json("file", json); };
+  const auto mtp = read(release());
+  REQUIRE(mtp.num_nextn_predict_layers == 1);
+  Json json = release();
+  const auto layers = json.at("num_hidden_layers").get<std::size_t>();
+  auto ratios = json.at("compress_ratios").get<Ratios>();
+  ratios.resize(layers);
+  ratios.insert(ratios.end(), {0, 0});
+  json["compress_ratios"] = ratios;
+  json.update(Json{{"dspark_block_size", 4},
+                   {"dspark_noise_token_id", 9},
+                   {"dspark_target_layer_ids", {1, 3}},
+                   {"dspark_markov_rank", 8}});
+  const auto dspark = read(json);
+  for (const auto& values : {ds4::with_drafters_of(mtp, dspark, "second"),
+                             ds4::with_drafters_of(dspark, mtp, "second")}) {
+    CHECK(values.num_nextn_predict_layers == 1);
+    CHECK(values.dspark_stages == 2);
+    CHECK(values.dspark_block_size == 4);
+    CHECK(values.dspark_noise_token_id == 9);
+    CHECK(values.dspark_target_layer_ids == Ratios{1, 3});
+    CHECK(values.dspark_markov_rank == 8);
+    CHECK(compare(mtp, values).empty());
+    CHECK(compare(dspark, values).empty());
+  }
+  CHECK(compare(ds4::with_drafters_of(mtp, mtp, "second"), mtp).empty());
+  json["sliding_window"] = 16;
+  CHECK_THROWS_WITH_AS(ds4::with_drafters_of(mtp, read(json), "second"),
+                       "ds4: second: sliding_window: found 16, expected 32 as in the other "
+                       "configuration of one model",
+                       ds4::Error);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The C++ header of a configuration type, written from the values of a config.json.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -8,6 +9,7 @@
 
 #include <ds4/config/config.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 
 namespace ds4::inline v0_1 {
@@ -44,6 +46,28 @@ inline std::string declaration(const std::string& field, const RopeScaling& scal
 }
 
 }  // namespace detail
+
+/// A configuration that allows for the drafters of both, which differ in nothing else that a type
+/// states. Throws ds4::Error at `where`, of `other`, for the first field that does.
+inline ConfigValues with_drafters_of(ConfigValues values, const ConfigValues& other,
+                                     std::string_view where) {
+  if (const auto differences = compare(other, values); !differences.empty()) {
+    const FieldDifference& first = differences.front();
+    throw Error(where, first.field + ": found " + first.found + ", expected " + first.expected +
+                           " as in the other configuration of one model");
+  }
+  values.num_nextn_predict_layers =
+      std::max(values.num_nextn_predict_layers, other.num_nextn_predict_layers);
+  if (!values.has_dspark) {
+    values.has_dspark = other.has_dspark;
+    values.dspark_stages = other.dspark_stages;
+    values.dspark_block_size = other.dspark_block_size;
+    values.dspark_noise_token_id = other.dspark_noise_token_id;
+    values.dspark_target_layer_ids = other.dspark_target_layer_ids;
+    values.dspark_markov_rank = other.dspark_markov_rank;
+  }
+  return values;
+}
 
 /// The text of a header with struct ds4::models::NAME, a configuration type of these values,
 /// which are to be consistent, as those of read_config() are. `name`, NAME, is a C++ identifier;
