@@ -51,7 +51,8 @@ class AnyTrainable {
 struct TrainableSource {
   std::filesystem::path dir;  ///< a checkpoint; empty: all weights zero
   std::size_t threads = 1;
-  bool drafter = false;  ///< DSpark for the checkpoint's model, which stays as it is
+  /// Stages of DSpark, to train it for the checkpoint's model, which stays as it is; 0: the model.
+  std::size_t drafter_stages = 0;
 };
 
 /// The model of this configuration, which `config_file` states, on this backend. Throws ds4::Error

@@ -232,8 +232,12 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
   const Tokenizer tokenizer = Tokenizer::load(options_.tokenizer);
   texts_ = read_texts(options_, tokenizer, config_);
   const bool drafter = !options_.drafter.empty();
+  if (drafter && !config_.has_dspark) {
+    throw Error(detail::printable_path(config_file_of(options_.config)),
+                "found a configuration without DSpark, expected dspark_* fields for --drafter");
+  }
   model_ = make_trainable(config_, config_file_of(options_.config), options_.backend,
-                          {options_.init, options_.threads, drafter});
+                          {options_.init, options_.threads, drafter ? config_.dspark_stages : 0});
   TrainerOptions& settings = options_.trainer;
   settings.optimizer.kind = kOptimizers.at(options_.optimizer);
   settings.optimizer.adamw.weight_decay = options_.weight_decay;

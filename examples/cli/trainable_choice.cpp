@@ -31,8 +31,8 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
   auto made = model.make_trainable(source);
   if (made == nullptr) {
     throw Error(detail::printable_path(config_file),
-                "found a configuration without DSpark, expected its dspark_* fields for --drafter "
-                "dspark");
+                "found " + model.config.name + " on backend " + backend +
+                    ", expected a configuration that is compiled in with DSpark");
   }
   if (!source.dir.empty()) warn(Checkpoint::open(source.dir).warnings());
   return made;

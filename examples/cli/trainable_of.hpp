@@ -73,10 +73,10 @@ class TrainableOf final : public AnyTrainable {
 /// Makes one; null for a drafter that the configuration does not have.
 template <ModelConfig C, class K>
 std::unique_ptr<AnyTrainable> trainable_of(K kernels, const TrainableSource& source) {
-  if (source.drafter) {
+  if (source.drafter_stages > 0) {
     if constexpr (C::dspark_stages > 0) {
       using Drafter = TrainableDrafter<C, K>;
-      Drafter drafter = Drafter::load(source.dir, std::move(kernels));
+      Drafter drafter = Drafter::load(source.dir, std::move(kernels), source.drafter_stages);
       const bool is_loaded = drafter.is_loaded();
       return std::make_unique<TrainableOf<Drafter>>(std::move(drafter), is_loaded);
     } else {

@@ -23,6 +23,7 @@ using namespace ds4::test::program;
 using ds4::test::Golden;
 
 const std::string kAusten = ds4::test::models("/austen");
+const std::string kDspark = ds4::test::models("/austen-dspark");
 const std::string kTinyFlash = ds4::test::data("/tiny-flash");
 const std::string kText = ds4::test::data("/austen/heldout.txt");
 
@@ -267,6 +268,57 @@ TEST_CASE("program: train --init starts from a checkpoint") {
   const std::size_t at = result.out.find("validation loss ");
   REQUIRE(at != std::string::npos);
   CHECK(std::stod(result.out.substr(at + 16)) < 5.0);  // a model from scratch has 7.6
+}
+
+TEST_CASE("program: train --drafter trains DSpark for a model that stays as it is") {
+  const TempDir dir;
+  const std::string out = dir / "out";
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.end(),
+                {"--drafter", "dspark", "--decay", "constant", "--warmup", "0", "--out", out});
+    std::vector<std::string> arguments = train(std::move(more));
+    arguments[1] = kDspark;
+    return arguments;
+  };
+  const Result result = ds4_program(run({"--init", kAusten, "--steps", "2"}));
+  INFO(result.err);
+  REQUIRE(result.code == 0);
+  CHECK(contains(result.out, "step 2: 120 tokens, loss "));  // 2 x 2 x 6 blocks of 5
+  CHECK(contains(result.out, " of 5 drafts accepted, confidence loss "));
+  const Golden before(kAusten + "/model.safetensors");
+  const Golden after(out + "/model.safetensors");
+  for (const auto& tensor : before.tensors()) {
+    if (tensor.name.starts_with("mtp.")) continue;
+    CAPTURE(tensor.name);
+    REQUIRE(after.has(tensor.name));
+    CHECK(std::ranges::equal(tensor.data, after.tensor(tensor.name).data));
+  }
+  CHECK(after.has("mtp.1.markov_head.markov_w2.weight"));
+  CHECK(!after.has("mtp.0.e_proj.weight"));
+
+  // It is a checkpoint like others, whose drafts change no token.
+  const auto text = [&](const std::string& draft) {
+    return ds4_program({"run", "--model", out, "--prompt", "It is a truth", "--max-tokens", "12",
+                        "--temperature", "0", "--draft", draft})
+        .out;
+  };
+  CHECK(text("5") == text("off"));
+  CHECK(contains(ds4_program({"check", "--model", out, "--length", "40", "--exact"}).out, "draft"));
+
+  // It learns on with --resume, and with --init.
+  REQUIRE(ds4_program(run({"--init", kAusten, "--steps", "3", "--resume"})).code == 0);
+  check_fails(ds4_program(run({"--init", out, "--steps", "4", "--resume"})), 1,
+              "found a run with model ");
+  const std::string other = dir / "other";
+  auto on = run({"--init", out, "--steps", "1"});
+  on.back() = other;
+  REQUIRE(ds4_program(on).code == 0);
+
+  check_fails(ds4_program(run({"--steps", "1"})), 2, "--drafter requires --init");
+  auto plain = run({"--init", kAusten, "--steps", "1"});
+  plain[1] = kAusten;
+  plain.back() = dir / "none";
+  check_fails(ds4_program(plain), 1, "found a configuration without DSpark");
 }
 
 TEST_CASE("program: train says what is wrong with its input") {

@@ -44,12 +44,14 @@ class TrainableDrafter {
   ///@}
 
   /// Loads a model from a checkpoint folder of any storage, and its drafter if it has one; without,
-  /// the drafter has `C::dspark_stages` stages of zeros. Throws ds4::Error as Model::load does.
-  static TrainableDrafter load(const std::filesystem::path& dir, K kernels = K()) {
+  /// the drafter has `stages` stages of zeros, 1 to C::dspark_stages. Throws ds4::Error as
+  /// Model::load does.
+  static TrainableDrafter load(const std::filesystem::path& dir, K kernels = K(),
+                               std::size_t stages = C::dspark_stages) {
     ConfigValues config = read_config_of<C>(dir);
     const Checkpoint checkpoint = Checkpoint::open(dir);
     const bool is_there = complete_drafter_of<C>(config, checkpoint) == DrafterKind::dspark;
-    config.dspark_stages = is_there ? config.dspark_stages : C::dspark_stages;
+    if (!is_there) config.dspark_stages = stages;
     TrainableDrafter made(std::move(kernels), config.dspark_stages);
     TensorReader reader(checkpoint);
     made.parts_->model.read(reader);
