@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -80,11 +81,15 @@ class Model {
   ///@}
 
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
-  /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
-  /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
-  /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and
-  /// stage of the passes, of which a long prompt takes several. Throws Stopped soon after stop(),
-  /// if there is one, gave true: the state is then as before.
+  /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, a context overflow or a
+  /// lost state; the state is then as before. The observer, if any, sees every part and stage of
+  /// the passes, of which a long prompt takes several. Throws Stopped soon after stop(), if there
+  /// is one, gave true: the state is then as before.
+  ///
+  /// A pass can fail: a file of the checkpoint cannot be read whole any more (see FaultGuard),
+  /// there is no memory (an Error of that kind), or the observer throws, whose exception comes out.
+  /// With a stop() the state is then as before; without one it is lost (State::is_lost) if the pass
+  /// had begun to write to it.
   Logits prefill(State& state, std::span<const std::int32_t> ids,
                  StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
 
@@ -96,7 +101,7 @@ class Model {
   /// Takes in some tokens, at least one, and returns the likeliest next one, a tie to the lower id:
   /// the argmax of what prefill returns, found where the logits are. That may be an id that the
   /// tokenizer does not have, where a Sampler with SamplerOptions::never chooses another. Throws as
-  /// prefill does.
+  /// prefill does, and for logits that argmax refuses; the state has then taken in the tokens.
   std::int32_t greedy(State& state, std::span<const std::int32_t> ids, const StopCheck& stop = {});
 
   /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.
@@ -137,8 +142,9 @@ class Model {
   /// further, and none if the state does not keep drafts for long enough (see State::keep_drafts).
   /// Where the drafter has an opinion (DSpark's confidence, a logit), wanted(i, confidence) is
   /// asked before each token whether to draft it; the answer may depend on the tokens before, not
-  /// on that one. What the states have taken in stays as it is. Throws ds4::Error if the model has
-  /// no drafter, or for an id outside the vocabulary. Source: model.md 9.2 and 19.3.
+  /// on that one. What the states have taken in stays as it is, also if something throws. Throws
+  /// ds4::Error if the model has no drafter, for an id outside the vocabulary, or for a lost state.
+  /// Source: model.md 9.2 and 19.3.
   template <class Choose, class Wanted>
   std::vector<std::vector<std::int32_t>> draft(std::span<const DraftRequest> batch, Choose&& choose,
                                                Wanted&& wanted);
@@ -227,7 +233,7 @@ class Model {
   /// How many of the tokens wanted can be drafted.
   std::size_t draftable(const DraftRequest& request) const;
 
-  /// Calls f(). If that is stopped, the states of the batch are as before.
+  /// Calls f(). If that throws and there is a `stop`, the states of the batch are as before.
   template <class F>
   static void restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f);
 
@@ -240,8 +246,8 @@ class Model {
                         StageObserver<Scalar>* observer, const StopCheck& stop);
 
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
-  /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws Stopped
-  /// the states are lost.
+  /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws the states
+  /// are lost once the pass has begun to write to them.
   template <class Finish>
   void run(std::span<const Sequence> batch, LogitsOf which, StageObserver<Scalar>* observer,
            const StopCheck& stop, Finish&& finish);
@@ -251,7 +257,7 @@ class Model {
   void run_pass(B& backend, std::span<const std::int32_t> ids, std::span<const Segment> segments,
                 std::span<typename State::Layers* const> layers, std::span<State* const> states,
                 std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
-                detail::PassStop* stop, Finish&& finish) const;
+                const StopCheck* stop, Finish&& finish) const;
 
   ///@{
   /// The drafters' passes; see state/mtp_pass.hpp and state/dspark_pass.hpp.
@@ -310,13 +316,14 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
 
 template <ModelConfig C, Backend B>
 void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) const {
+  state.check();
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
   for (std::size_t i = 0; i < ids.size(); ++i) check_id("token " + std::to_string(i), ids[i]);
   const std::size_t most = config().max_position_embeddings;
   if (ids.size() > most - std::min(most, state.position)) {
-    throw Error("context", "found " + std::to_string(state.position + ids.size()) +
-                               " tokens, expected at most max_position_embeddings " +
-                               std::to_string(most));
+    throw Error(ErrorKind::context, "context",
+                "found " + std::to_string(state.position + ids.size()) +
+                    " tokens, expected at most max_position_embeddings " + std::to_string(most));
   }
 }
 
@@ -341,13 +348,19 @@ template <ModelConfig C, Backend B>
 template <class F>
 void Model<C, B>::restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f) {
   std::vector<State> before;
-  for (const Sequence& sequence : batch) {
-    if (stop) before.push_back(*sequence.state);
-  }
-  try {
-    f();
-  } catch (const Stopped&) {
+  const auto restore = [&] {
     for (std::size_t i = 0; i < before.size(); ++i) *batch[i].state = std::move(before[i]);
+  };
+  try {
+    for (const Sequence& sequence : batch) {
+      if (stop) before.push_back(*sequence.state);
+    }
+    f();
+  } catch (const std::bad_alloc&) {
+    restore();
+    throw Error(ErrorKind::memory, "pass", "expected memory for it, found none");
+  } catch (...) {
+    restore();
     throw;
   }
 }
@@ -416,6 +429,9 @@ std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids
           lane.deliver(std::span(&next, 1), best.as_const().flat());
         });
   });
+  if (next < 0) {
+    throw Error("logits", "expected finite values or -inf, at least one finite, found others");
+  }
   return next;
 }
 
@@ -440,17 +456,9 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  detail::PassStop look(stop);
-  bool stopped = false;
   backend_.run([&](B& lane) {
-    try {
-      run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &look : nullptr,
-               finish);
-    } catch (const Stopped&) {  // on every lane
-      if (lane.is_leader()) stopped = true;
-    }
+    run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &stop : nullptr, finish);
   });
-  if (stopped) throw Stopped();
   weights_->checkpoint.check();
   for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
 }
@@ -461,7 +469,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
                            std::span<typename State::Layers* const> layers,
                            std::span<State* const> states, std::span<const std::int32_t> wanted,
-                           StageObserver<Scalar>* observer, detail::PassStop* stop,
+                           StageObserver<Scalar>* observer, const StopCheck* stop,
                            Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
@@ -488,6 +496,9 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   const bool wants_targets = std::ranges::any_of(
       states, [](const State* state) { return state->drafts.kind() == DrafterKind::dspark; });
   auto targets = scratch.template rows<(M > 0 ? M : 1) * D>(wants_targets ? S : 0);
+  if (backend.is_leader()) {  // the one that writes to them
+    for (State* state : states) state->begin_pass();
+  }
   w.layers.for_each_with(backend, layers,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
@@ -553,28 +564,33 @@ std::vector<std::vector<std::int32_t>> Model<C, B>::draft(std::span<const DraftR
   check_drafter();
   std::vector<std::size_t> counts;
   for (const DraftRequest& request : batch) {
+    request.state->check();
     check_id("token", request.next);
     counts.push_back(draftable(request));
   }
   Drafted drafted(batch.size());
-  struct Restored {  // also if choose throws
-    std::span<const DraftRequest> batch;
-    ~Restored() {
-      for (const DraftRequest& request : batch) {
-        request.state->drafts.truncate(request.state->position);
-      }
+  const auto restore = [&] {
+    for (const DraftRequest& request : batch) {
+      request.state->drafts.truncate(request.state->position);
     }
-  } const restored{batch};
+  };
   const auto checked = [&](std::size_t i, std::span<const Scalar> logits) {
     drafted[i].push_back(choose(i, logits));
     check_id("draft " + std::to_string(drafted[i].size()), drafted[i].back());
   };
-  if constexpr (DraftState<C, B>::kHasMtp) {
-    if (drafter() == DrafterKind::mtp) draft_chains(batch, counts, drafted, checked);
+  try {
+    if constexpr (DraftState<C, B>::kHasMtp) {
+      if (drafter() == DrafterKind::mtp) draft_chains(batch, counts, drafted, checked);
+    }
+    if constexpr (DraftState<C, B>::kHasDspark) {
+      if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
+    }
+  } catch (...) {
+    for (const DraftRequest& request : batch) request.state->drafts.forget_derived();
+    restore();
+    throw;
   }
-  if constexpr (DraftState<C, B>::kHasDspark) {
-    if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
-  }
+  restore();
   return drafted;
 }
 
@@ -702,6 +718,7 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
     throw Error("draft", "expected a checkpoint with a multi-token-prediction layer, found " +
                              std::string(name_of(drafter())));
   }
+  state.check();
   LogitsRows logits;
   if constexpr (DraftState<C, B>::kHasMtp) {
     const std::size_t position = state.position;
@@ -714,7 +731,12 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
     const std::size_t begin = std::max(first, mtp.layer.window.first() + blind);
     if (begin + 1 < position) {
       const MtpRows<C, B> rows{&state, first, mtp.next_ids(first), position - 1 - begin};
-      logits = run_mtp({&rows, 1}, false, observer);
+      try {
+        logits = run_mtp({&rows, 1}, false, observer);
+      } catch (...) {
+        state.drafts.forget_derived();
+        throw;
+      }
     }
   }
   return logits;

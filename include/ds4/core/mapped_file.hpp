@@ -33,7 +33,7 @@ inline std::string printable_path(const std::filesystem::path& path) {
 /// Throws "cannot <action>: <text of errno value>".
 [[noreturn]] inline void throw_errno(const std::filesystem::path& path, std::string_view action,
                                      int error) {
-  throw Error(printable_path(path),
+  throw Error(ErrorKind::file, printable_path(path),
               "cannot " + std::string(action) + ": " + std::generic_category().message(error));
 }
 
@@ -99,11 +99,14 @@ class MappedFile {
     struct stat status{};
     if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
     const std::string where = detail::printable_path(path_);
-    if (S_ISDIR(status.st_mode)) throw Error(where, "expected a regular file, found a directory");
-    if (!S_ISREG(status.st_mode)) throw Error(where, "expected a regular file, found a device");
-    if (status.st_size == 0) throw Error(where, "expected data, found an empty file");
+    if (S_ISDIR(status.st_mode))
+      throw Error(ErrorKind::file, where, "expected a regular file, found a directory");
+    if (!S_ISREG(status.st_mode))
+      throw Error(ErrorKind::file, where, "expected a regular file, found a device");
+    if (status.st_size == 0)
+      throw Error(ErrorKind::file, where, "expected data, found an empty file");
     if (static_cast<std::uintmax_t>(status.st_size) > SIZE_MAX) {
-      throw Error(where, "the file is larger than the address space");
+      throw Error(ErrorKind::file, where, "the file is larger than the address space");
     }
     const ::uid_t user = ::geteuid();
     tells_residency_ =
@@ -168,12 +171,12 @@ class MappedFile {
     if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
     const std::string where = detail::printable_path(path_);
     if (static_cast<std::uintmax_t>(status.st_size) < size_) {
-      throw Error(where, "expected " + std::to_string(size_) +
-                             " bytes, as when it was opened, found " +
-                             std::to_string(status.st_size) + ": it was shortened while in use");
+      throw Error(ErrorKind::file, where,
+                  "expected " + std::to_string(size_) + " bytes, as when it was opened, found " +
+                      std::to_string(status.st_size) + ": it was shortened while in use");
     }
     if (range_ != nullptr && range_->broken) {
-      throw Error(where, "cannot be read: some of it was lost while in use");
+      throw Error(ErrorKind::file, where, "cannot be read: some of it was lost while in use");
     }
   }
 

@@ -116,6 +116,8 @@ struct DsparkDrafter {
       }
       truncate_windows(position);
     }
+    /// Forgets the windows, which can be made again.
+    void forget_derived() { windows.clear(); }
     /// Forgets the windows' rows from `end` on.
     void truncate_windows(std::size_t end) {
       if (!windows.empty() && windows[0].window.first() > end) windows.clear();

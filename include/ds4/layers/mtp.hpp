@@ -88,6 +88,8 @@ struct MtpLayer {
       }
       truncate_window(position - std::min<std::size_t>(position, 1));
     }
+    /// Forgets the window, which can be made again.
+    void forget_derived() { layer = {}; }
     /// Forgets the window's rows from `end` on.
     void truncate_window(std::size_t end) {
       auto& window = layer.window;

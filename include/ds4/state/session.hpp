@@ -94,7 +94,8 @@ inline std::ifstream open_session(const std::filesystem::path& file) {
   std::error_code ignored;
   const auto status = std::filesystem::status(file, ignored);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    throw Error(printable_path(file), "expected a session file, found something that is no file");
+    throw Error(ErrorKind::file, printable_path(file),
+                "expected a session file, found something that is no file");
   }
   errno = 0;
   std::ifstream stream(file, std::ios::binary);

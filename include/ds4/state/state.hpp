@@ -56,8 +56,19 @@ class State {
   /// How many tokens rollback can take back now.
   std::size_t rollback_available() const { return position - std::min(position, earliest_); }
 
+  /// Whether a pass that has not ended well has left it half written. Using it is then an error of
+  /// kind lost; a copy from before the pass, or a saved state, can take its place.
+  bool is_lost() const { return lost_; }
+  /// Throws ds4::Error if it is lost.
+  void check() const {
+    if (!lost_) return;
+    throw Error(ErrorKind::lost, "state",
+                "found one that a failed pass has left half written, expected a whole one");
+  }
+
   /// Takes back the last `tokens` tokens: what follows is, bit for bit, what would have followed
-  /// without them. Throws ds4::Error, the state as before, beyond rollback_available().
+  /// without them. Throws ds4::Error, the state as before, beyond rollback_available(), and if the
+  /// state is lost.
   void rollback(std::size_t tokens);
 
   /// From now on keeps what Model::draft needs, of the last W positions and of those that a
@@ -81,7 +92,7 @@ class State {
   std::size_t bytes() const;
 
   /// Writes the state: a version, the configuration's fingerprint, every row and a checksum.
-  /// Throws ds4::Error that begins with `where` if the stream fails.
+  /// Throws ds4::Error that begins with `where` if the stream fails, and if the state is lost.
   void serialise(std::ostream& stream, const std::string& where = "state") const;
 
   /// A state that serialise wrote. The logits after it are bitwise those after the original, on the
@@ -103,11 +114,14 @@ class State {
   }
   ///@}
 
+  /// From here on a pass writes to it: it is lost unless advance() follows.
+  void begin_pass() { lost_ = true; }
   /// After a pass whose segment had this state's rollback_limit: these tokens are taken in.
   void advance(std::span<const std::int32_t> ids) {
     position += ids.size();
     earliest_ = std::max(earliest_, position - std::min(position, rollback_limit_));
     drafts.take_in(ids);
+    lost_ = false;
   }
 
  private:
@@ -131,10 +145,12 @@ class State {
   std::size_t rollback_limit_;
   std::size_t earliest_ = 0;  // the position that a rollback can go back to
   bool keeps_drafts_ = false;
+  bool lost_ = false;
 };
 
 template <ModelConfig C, Backend B>
 void State<C, B>::rollback(std::size_t tokens) {
+  check();
   if (tokens > rollback_available()) {
     throw Error("rollback", "found " + std::to_string(tokens) + " tokens, expected at most " +
                                 std::to_string(rollback_available()) +
@@ -157,6 +173,7 @@ std::size_t State<C, B>::bytes() const {
 
 template <ModelConfig C, Backend B>
 void State<C, B>::serialise(std::ostream& stream, const std::string& where) const {
+  check();
   detail::CheckedWriter out(stream, where);
   out.value(kMagic);
   out.value(kVersion);

@@ -56,8 +56,10 @@ class Arena {
   /// allocates nothing.
   void settle() {
     if (blocks_[1].size == 0 && blocks_[0].size >= peak_) return;
+    const std::size_t size = peak_.exchange(0);  // without memory for it, the next pass has none
     for (Block& block : blocks_) block = {};
-    blocks_[0] = make(peak_);
+    blocks_[0] = make(size);
+    peak_ = size;
   }
 
   /// The most that was in use at once.
