@@ -25,6 +25,7 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
 #include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/version.hpp>
 #include <ds4/kernels/reference.hpp>
@@ -228,6 +229,11 @@ class Model {
 
   void check_input(const State& state, std::span<const std::int32_t> ids) const;
   static void check_id(const std::string& where, std::int32_t id);
+  /// The type of new states' rows that may be rounded.
+  DType row_type() const {
+    if constexpr (requires { backend_.row_type(); }) return backend_.row_type();
+    return DType::f32;  // the backend has one for all
+  }
   /// Throws ds4::Error if there is none.
   void check_drafter() const;
   /// How many of the tokens wanted can be drafted.
@@ -449,7 +455,7 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
                         sequence.state->rollback_limit()});
     layers.push_back(&sequence.state->layers);
     states.push_back(sequence.state);
-    sequence.state->expect_drafter(drafter());
+    sequence.state->expect(drafter(), row_type());
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);

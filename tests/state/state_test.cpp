@@ -22,6 +22,8 @@
 #include <ds4/models/tiny_pro_yarn.hpp>
 #include <ds4/state/state.hpp>
 #include <support/files.hpp>
+#include <support/golden.hpp>
+#include <support/row_types.hpp>
 #include <support/sequences.hpp>
 
 namespace {
@@ -230,6 +232,26 @@ TEST_CASE("state: a saved state goes to another backend if its rows have the sam
   quant.prefill(rounded, ids);
   CHECK(error_text([&] { restored<ds4::Model<ds4::models::quant>>(saved(rounded)); }) ==
         "ds4: state: log 0: found rows of a type that this backend does not keep, BF16");
+}
+
+TEST_CASE("state: one type of rows, whichever model goes on with it") {
+  const auto dir = ds4::test::data_dir("quant");
+  auto exact = QuantSimd::load(dir, ds4::Simd({.threads = 2, .exact = true}));
+  auto reduced = QuantSimd::load(dir, ds4::Simd({.threads = 2}));
+  ds4::test::check_row_types(exact, reduced);
+
+  // A file of two types is refused.
+  auto state = reduced.new_state();
+  reduced.prefill(state, random_ids(140, 12));
+  state.for_each_log([](auto& log, std::size_t tokens_per_row, auto&&) {
+    if (!log.kReducible || tokens_per_row == 1) return;
+    const std::size_t end = log.end();
+    log.restart(0, ds4::DType::f32);
+    const std::vector<std::byte> row(log.kWidth * 4);
+    while (log.end() < end) log.append_row(row.data());
+  });
+  CHECK(std::string(error_text([&] { restored<QuantSimd>(saved(state)); }).c_str())
+            .find(": found rows of F32, expected the type of the others") != std::string::npos);
 }
 
 TEST_CASE_TEMPLATE("state: a damaged, truncated or foreign saved state is refused", M, TinyFlash,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <istream>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <string>
@@ -78,10 +79,15 @@ class State {
   void keep_drafts() { keeps_drafts_ = Drafts::kHasMtp || Drafts::kHasDspark; }
   /// Whether it does.
   bool keeps_drafts() const { return keeps_drafts_; }
-  /// Before a pass of a model with this drafter: what is kept for another one goes.
-  void expect_drafter(DrafterKind kind) {
+  /// Before a pass of a model with this drafter, on a backend whose new states have rows of this
+  /// type: what is kept for another drafter goes, and the type is settled if it is not yet.
+  void expect(DrafterKind kind, DType row_type) {
     if (keeps_drafts_ && drafts.kind() != kind) drafts.begin(kind, position);
+    if (!row_type_) settle_rows(row_type);
   }
+  /// The type of all rows that may be rounded, of windows and entries alike: the backend's at the
+  /// first pass, and the same ever since, whatever another backend has for its own. None before.
+  std::optional<DType> row_type() const { return row_type_; }
 
   /// The state at this moment, to return to by assignment.
   State snapshot() const { return *this; }
@@ -96,9 +102,10 @@ class State {
   void serialise(std::ostream& stream, const std::string& where = "state") const;
 
   /// A state that serialise wrote. The logits after it are bitwise those after the original, on the
-  /// same backend with the same options; another backend can take it if its rows have the same
-  /// type. Throws ds4::Error for anything else: another version or configuration, a damaged or
-  /// truncated stream. Memory grows with what the stream holds, not with what it announces.
+  /// same backend with the same options. Another one can take it if it has rows of that type, which
+  /// they keep: the SIMD backend's can be float32 or BF16, whatever its options are. Throws
+  /// ds4::Error for anything else: another version or configuration, a damaged or truncated stream.
+  /// Memory grows with what the stream holds, not with what it announces.
   static State deserialise(std::istream& stream, const std::string& where = "state");
 
   ///@{
@@ -136,6 +143,13 @@ class State {
     return sum.value();
   }
 
+  void settle_rows(DType type) {
+    row_type_ = type;
+    for_each_log([&](auto& log, std::size_t, auto&&) {
+      if (log.kReducible && log.end() == log.first()) log.restart(log.end(), type);
+    });
+  }
+
   template <class Self, class F>
   static void visit_logs(Self& self, F& f) {
     self.layers.for_each([&](std::size_t, auto& layer) { layer.for_each_log(layer, f); });
@@ -146,6 +160,7 @@ class State {
   std::size_t earliest_ = 0;  // the position that a rollback can go back to
   bool keeps_drafts_ = false;
   bool lost_ = false;
+  std::optional<DType> row_type_;
 };
 
 template <ModelConfig C, Backend B>
@@ -245,6 +260,12 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
                    ? ""
                    : ", " + std::string(dtype_name(dtype))));
     }
+    if (first == end) return log.restart(first);
+    if (log.kReducible && state.row_type_.value_or(dtype) != dtype) {
+      in.fail(name + ": found rows of " + std::string(dtype_name(dtype)) +
+              ", expected the type of the others");
+    }
+    if (log.kReducible) state.row_type_ = dtype;
     std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
     for (std::size_t i = first; i < end; ++i) {
       in.bytes(row);
@@ -270,6 +291,7 @@ State<C, B> State<C, B>::deserialise(std::istream& stream, const std::string& wh
     }
   }
   in.finish();
+  if (state.row_type_) state.settle_rows(*state.row_type_);
   return state;
 }
 
