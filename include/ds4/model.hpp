@@ -61,7 +61,8 @@ class Model {
   using LogitsRows = Rows<Scalar, V>;
   ///@}
 
-  /// One sequence of a batch: the tokens to take in, and the state they continue.
+  /// One sequence of a batch: the tokens to take in, and the state they continue, which no other
+  /// sequence of the batch does.
   struct Sequence {
     ///@{
     /// A state of the caller's, and at least one token.
@@ -112,11 +113,18 @@ class Model {
     return forward({&sequence, 1}, LogitsOf::all, observer, stop);
   }
 
-  /// One pass over several sequences with states of their own. Returns the logits of all tokens,
-  /// sequence after sequence, or of each sequence's last token. The observer, if any, sees every
-  /// stage. Throws as prefill does.
+  ///@{
+  /// Several sequences with states of their own in one pass, or in several if they are longer than
+  /// a long prompt's. Gives the logits of all tokens, sequence after sequence, or of each
+  /// sequence's last token: rows [V], returned or written to `logits`, which has room for just
+  /// these. The observer, if any, sees every stage, and all of it in one pass. Throws as prefill
+  /// does, and for a batch without sequences, a sequence without a state, and a state that is
+  /// another sequence's of the batch as well.
   LogitsRows forward(std::span<const Sequence> batch, LogitsOf which,
                      StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
+  void forward(std::span<const Sequence> batch, LogitsOf which, std::span<Scalar> logits,
+               StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
+  ///@}
 
   /// The drafter that the checkpoint has, as far as the configuration has compiled it.
   DrafterKind drafter() const { return weights_->drafter; }
@@ -179,6 +187,8 @@ class Model {
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }
+  /// Gives it back, as after a pass that was much larger than what follows.
+  void release_scratch() { backend_.release_scratch(); }
 
   /// What the model runs on, for its settings and counts.
   const B& backend() const { return backend_; }
@@ -228,6 +238,10 @@ class Model {
       : backend_(std::move(backend)), weights_(std::move(weights)) {}
 
   void check_input(const State& state, std::span<const std::int32_t> ids) const;
+  /// The same for all of a batch, or of a batch of drafts: there is a state for each, and another.
+  template <class Of>
+  static void check_states(std::span<const Of> batch);
+  void check_batch(std::span<const Sequence> batch) const;
   static void check_id(const std::string& where, std::int32_t id);
   /// The type of new states' rows that may be rounded.
   DType row_type() const {
@@ -243,13 +257,17 @@ class Model {
   template <class F>
   static void restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f);
 
-  /// Calls f(chunk) for a prompt's passes, whose input is checked here, and restores the state.
+  /// Calls f(pass, first) for the passes of at most `most` tokens that take in a batch, which is
+  /// checked here: each pass is of consecutive sequences from number `first` on. Restores the
+  /// states.
   template <class F>
-  void in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop, F&& f);
+  void in_passes(std::span<const Sequence> batch, std::size_t most, const StopCheck& stop, F&& f);
+  /// How many tokens a pass of a long prompt has.
+  static std::size_t chunk(const StopCheck& stop) { return stop ? kStoppableChunk : kPrefillChunk; }
 
-  /// One pass over a batch whose input is checked; its logits.
-  LogitsRows run_logits(std::span<const Sequence> batch, LogitsOf which,
-                        StageObserver<Scalar>* observer, const StopCheck& stop);
+  /// One pass over a batch whose input is checked; writes its logits.
+  void run_logits(std::span<const Sequence> batch, LogitsOf which, RowsView<Scalar, V> logits,
+                  StageObserver<Scalar>* observer, const StopCheck& stop);
 
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
   /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws the states
@@ -322,15 +340,41 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
 
 template <ModelConfig C, Backend B>
 void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> ids) const {
-  state.check();
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
   for (std::size_t i = 0; i < ids.size(); ++i) check_id("token " + std::to_string(i), ids[i]);
   const std::size_t most = config().max_position_embeddings;
-  if (ids.size() > most - std::min(most, state.position)) {
+  if (ids.size() > most - std::min(most, state.position())) {
     throw Error(ErrorKind::context, "context",
-                "found " + std::to_string(state.position + ids.size()) +
+                "found " + std::to_string(state.position() + ids.size()) +
                     " tokens, expected at most max_position_embeddings " + std::to_string(most));
   }
+}
+
+template <ModelConfig C, Backend B>
+template <class Of>
+void Model<C, B>::check_states(std::span<const Of> batch) {
+  std::vector<std::pair<const State*, std::size_t>> states;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i].state == nullptr) {
+      throw Error("sequence " + std::to_string(i), "found no state, expected one");
+    }
+    batch[i].state->check();
+    states.emplace_back(batch[i].state, i);
+  }
+  std::ranges::sort(states);
+  for (std::size_t i = 1; i < states.size(); ++i) {
+    if (states[i].first != states[i - 1].first) continue;
+    throw Error("sequence " + std::to_string(states[i].second),
+                "found the state of sequence " + std::to_string(states[i - 1].second) +
+                    ", expected one of its own");
+  }
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::check_batch(std::span<const Sequence> batch) const {
+  if (batch.empty()) throw Error("batch", "found no sequence, expected at least one");
+  check_states(batch);
+  for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
 }
 
 template <ModelConfig C, Backend B>
@@ -373,16 +417,25 @@ void Model<C, B>::restoring(std::span<const Sequence> batch, const StopCheck& st
 
 template <ModelConfig C, Backend B>
 template <class F>
-void Model<C, B>::in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop,
-                            F&& f) {
-  check_input(state, ids);
-  const Sequence prompt{&state, ids};
-  restoring({&prompt, 1}, stop, [&] {
-    const std::size_t most = stop ? kStoppableChunk : kPrefillChunk;
-    while (!ids.empty()) {
-      const Sequence chunk{&state, ids.first(std::min(ids.size(), most))};
-      f(std::span(&chunk, 1));
-      ids = ids.subspan(chunk.ids.size());
+void Model<C, B>::in_passes(std::span<const Sequence> batch, std::size_t most,
+                            const StopCheck& stop, F&& f) {
+  check_batch(batch);
+  restoring(batch, stop, [&] {
+    std::vector<Sequence> pass;
+    std::size_t tokens = 0;  // of the pass
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      for (auto ids = batch[i].ids; !ids.empty();) {
+        if (pass.empty()) first = i;
+        const auto next = ids.first(std::min(ids.size(), most - tokens));
+        pass.push_back({batch[i].state, next});
+        tokens += next.size();
+        ids = ids.subspan(next.size());
+        if (tokens < most && (!ids.empty() || i + 1 < batch.size())) continue;
+        f(std::span<const Sequence>(pass), first);
+        pass.clear();
+        tokens = 0;
+      }
     }
   });
 }
@@ -391,9 +444,9 @@ template <ModelConfig C, Backend B>
 auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
                           StageObserver<Scalar>* observer, const StopCheck& stop) -> Logits {
   Logits last;
-  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
-    const auto logits = run_logits(chunk, LogitsOf::last, observer, stop);
-    std::ranges::copy(logits.flat(), last.data());
+  const Sequence prompt{&state, ids};
+  in_passes({&prompt, 1}, chunk(stop), stop, [&](std::span<const Sequence> pass, std::size_t) {
+    run_logits(pass, LogitsOf::last, {last.data(), 1}, observer, stop);
   });
   return last;
 }
@@ -401,32 +454,56 @@ auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
 template <ModelConfig C, Backend B>
 auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
                           StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
-  for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
-  LogitsRows logits;
-  restoring(batch, stop, [&] { logits = run_logits(batch, which, observer, stop); });
+  check_batch(batch);
+  std::size_t tokens = 0;
+  for (const Sequence& sequence : batch) tokens += sequence.ids.size();
+  LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
+  forward(batch, which, logits.flat(), observer, stop);
   return logits;
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::run_logits(std::span<const Sequence> batch, LogitsOf which,
-                             StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
+void Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which, std::span<Scalar> logits,
+                          StageObserver<Scalar>* observer, const StopCheck& stop) {
   std::size_t tokens = 0;
   for (const Sequence& sequence : batch) tokens += sequence.ids.size();
-  LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
+  const std::size_t rows = which == LogitsOf::all ? tokens : batch.size();
+  if (logits.size() != rows * V) {
+    throw Error("logits", "found room for " + std::to_string(logits.size()) +
+                              " values, expected it for " + std::to_string(rows) + " rows of " +
+                              std::to_string(V));
+  }
+  std::size_t done = 0;  // tokens
+  const std::size_t most = observer == nullptr ? chunk(stop) : tokens;
+  in_passes(batch, most, stop, [&](std::span<const Sequence> pass, std::size_t first) {
+    std::size_t count = 0;
+    for (const Sequence& sequence : pass) count += sequence.ids.size();
+    // A sequence that goes on in the next pass has its row written again there.
+    const bool all = which == LogitsOf::all;
+    run_logits(pass, which, {logits.data() + (all ? done : first) * V, all ? count : pass.size()},
+               observer, stop);
+    done += count;
+  });
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::run_logits(std::span<const Sequence> batch, LogitsOf which,
+                             RowsView<Scalar, V> logits, StageObserver<Scalar>* observer,
+                             const StopCheck& stop) {
   run(batch, which, observer, stop, [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
-    auto rows = scratch.template result<V>(logits.view());
+    auto rows = scratch.template result<V>(logits);
     ops::linear(lane, rows, y, weights_->head);
     lane.deliver(logits.flat(), rows.as_const().flat());
   });
-  return logits;
 }
 
 template <ModelConfig C, Backend B>
 std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids,
                                  const StopCheck& stop) {
   std::int32_t next = 0;
-  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
-    run(chunk, LogitsOf::last, nullptr, stop,
+  const Sequence prompt{&state, ids};
+  in_passes({&prompt, 1}, chunk(stop), stop, [&](std::span<const Sequence> pass, std::size_t) {
+    run(pass, LogitsOf::last, nullptr, stop,
         [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
           auto logits = scratch.template rows<V>(1);
           auto best = scratch.template indices<1>(1);
@@ -451,11 +528,11 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
   std::vector<typename State::Layers*> layers;
   std::vector<State*> states;
   for (const Sequence& sequence : batch) {
-    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position,
+    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position(),
                         sequence.state->rollback_limit()});
-    layers.push_back(&sequence.state->layers);
+    layers.push_back(&detail::StateParts::layers(*sequence.state));
     states.push_back(sequence.state);
-    sequence.state->expect(drafter(), row_type());
+    detail::StateParts::expect(*sequence.state, drafter(), row_type());
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);
@@ -466,7 +543,9 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
     run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &stop : nullptr, finish);
   });
   weights_->checkpoint.check();
-  for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
+  for (const Sequence& sequence : batch) {
+    detail::StateParts::advance(*sequence.state, sequence.ids);
+  }
 }
 
 template <ModelConfig C, Backend B>
@@ -500,10 +579,10 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   }
   constexpr std::size_t M = C::dspark_target_layer_ids.size();
   const bool wants_targets = std::ranges::any_of(
-      states, [](const State* state) { return state->drafts.kind() == DrafterKind::dspark; });
+      states, [](const State* state) { return state->drafts().kind() == DrafterKind::dspark; });
   auto targets = scratch.template rows<(M > 0 ? M : 1) * D>(wants_targets ? S : 0);
   if (backend.is_leader()) {  // the one that writes to them
-    for (State* state : states) state->begin_pass();
+    for (State* state : states) detail::StateParts::begin_pass(*state);
   }
   w.layers.for_each_with(backend, layers,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
@@ -525,7 +604,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   };
   for (std::size_t i = 0; i < states.size(); ++i) {
     [[maybe_unused]] const std::size_t earliest = segments[i].earliest();
-    [[maybe_unused]] auto& kept = states[i]->drafts;
+    [[maybe_unused]] auto& kept = detail::StateParts::drafts(*states[i]);
     if constexpr (DraftState<C, B>::kHasMtp) {
       if (kept.kind() == DrafterKind::mtp) {
         keep(i, kept.mtp.streams, X.template as<N * D>(), MtpLayer<C, B>::first_needed(earliest));
@@ -549,9 +628,9 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
 template <ModelConfig C, Backend B>
 std::size_t Model<C, B>::draftable(const DraftRequest& request) const {
   const State& state = *request.state;
-  const std::size_t position = state.position;
-  if (!state.keeps_drafts() || state.drafts.kind() != drafter() ||
-      !state.drafts.reaches(position)) {
+  const std::size_t position = state.position();
+  if (!state.keeps_drafts() || state.drafts().kind() != drafter() ||
+      !state.drafts().reaches(position)) {
     return 0;
   }
   const std::size_t most = config().max_position_embeddings;
@@ -569,15 +648,15 @@ std::vector<std::vector<std::int32_t>> Model<C, B>::draft(std::span<const DraftR
                                                           Choose&& choose, Wanted&& wanted) {
   check_drafter();
   std::vector<std::size_t> counts;
+  check_states(batch);
   for (const DraftRequest& request : batch) {
-    request.state->check();
     check_id("token", request.next);
     counts.push_back(draftable(request));
   }
   Drafted drafted(batch.size());
   const auto restore = [&] {
     for (const DraftRequest& request : batch) {
-      request.state->drafts.truncate(request.state->position);
+      detail::StateParts::drafts(*request.state).truncate(request.state->position());
     }
   };
   const auto checked = [&](std::size_t i, std::span<const Scalar> logits) {
@@ -592,7 +671,8 @@ std::vector<std::vector<std::int32_t>> Model<C, B>::draft(std::span<const DraftR
       if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
     }
   } catch (...) {
-    for (const DraftRequest& request : batch) request.state->drafts.forget_derived();
+    for (const DraftRequest& request : batch)
+      detail::StateParts::drafts(*request.state).forget_derived();
     restore();
     throw;
   }
@@ -615,8 +695,8 @@ void Model<C, B>::draft_chains(std::span<const DraftRequest> batch,
       State& state = *batch[i].state;
       MtpRows<C, B> of{&state, at[i], {}, 1};
       if (round == 0) {
-        of.first = state.drafts.mtp.next_row(state.position);
-        of.next = state.drafts.mtp.next_ids(of.first);
+        of.first = detail::StateParts::drafts(state).mtp.next_row(state.position());
+        of.next = detail::StateParts::drafts(state).mtp.next_ids(of.first);
         of.next.push_back(batch[i].next);
       } else {
         of.next = {drafted[i].back()};
@@ -727,9 +807,9 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
   state.check();
   LogitsRows logits;
   if constexpr (DraftState<C, B>::kHasMtp) {
-    const std::size_t position = state.position;
-    auto& mtp = state.drafts.mtp;
-    if (state.drafts.kind() != DrafterKind::mtp || position == 0) return logits;
+    const std::size_t position = state.position();
+    auto& mtp = detail::StateParts::drafts(state).mtp;
+    if (state.drafts().kind() != DrafterKind::mtp || position == 0) return logits;
     const std::size_t first = mtp.next_row(position);
     if (first + 1 >= position) return logits;
     // A row that the window does not reach back from gets no logits.
@@ -740,7 +820,7 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
       try {
         logits = run_mtp({&rows, 1}, false, observer);
       } catch (...) {
-        state.drafts.forget_derived();
+        detail::StateParts::drafts(state).forget_derived();
         throw;
       }
     }

@@ -206,7 +206,7 @@ TEST_CASE("failing pass: a lost state says so, and a whole one takes its place")
   CHECK(error_text([&] { model.prefill(state, ids); }) == text.c_str());
   CHECK(error_text([&] { model.greedy(state, ids); }) == text.c_str());
   CHECK(error_text([&] { model.forward(batch, ds4::LogitsOf::last); }) == text.c_str());
-  CHECK(other.position == 0);
+  CHECK(other.position() == 0);
   CHECK(!other.is_lost());
   CHECK(error_text([&] { state.rollback(1); }) == text.c_str());
   CHECK(error_text([&] { saved(state); }) == text.c_str());

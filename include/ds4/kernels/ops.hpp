@@ -89,6 +89,7 @@ concept Backend = requires(B backend, void (*lane)(B&)) {
   { backend.is_leader() } -> std::same_as<bool>;  // true on exactly one lane
   backend.wait_for_all();
   { backend.scratch_bytes() } -> std::same_as<std::size_t>;  // kept from pass to pass
+  backend.release_scratch();                                 // gives that back, between passes
 };
 
 }  // namespace ds4::inline v0_1

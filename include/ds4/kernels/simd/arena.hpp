@@ -56,10 +56,15 @@ class Arena {
   /// allocates nothing.
   void settle() {
     if (blocks_[1].size == 0 && blocks_[0].size >= peak_) return;
-    const std::size_t size = peak_.exchange(0);  // without memory for it, the next pass has none
-    for (Block& block : blocks_) block = {};
+    const std::size_t size = peak_;
+    release();  // without memory for one block, the next pass begins with nothing
     blocks_[0] = make(size);
     peak_ = size;
+  }
+  /// Between passes: has no memory any more.
+  void release() {
+    for (Block& block : blocks_) block = {};
+    peak_ = 0;
   }
 
   /// The most that was in use at once.

@@ -54,6 +54,12 @@ class Team {
     return bytes;
   }
 
+  /// Not while lanes run.
+  void release_scratch() {
+    shared_.release();
+    for (std::size_t lane = 0; lane < threads_; ++lane) private_[lane].release();
+  }
+
   /// Calls f(lane, lanes) for every lane, on a thread each. What f throws lets all lanes out of the
   /// barrier; when they have ended, the first exception is thrown here.
   template <class F>
