@@ -63,7 +63,7 @@ class ModelOf final : public AnyModel {
     return ds4::decode_with_drafts(model_, typed(state), id, sampler, length, limit);
   }
 
-  std::size_t position(const AnyState& state) const override { return typed(state).position; }
+  std::size_t position(const AnyState& state) const override { return typed(state).position(); }
   void rollback(AnyState& state, std::size_t tokens) const override {
     typed(state).rollback(tokens);
   }
@@ -129,26 +129,27 @@ AnyState ModelOf<C, B>::random_state(std::size_t position, bool keep_drafts) {
   const std::vector<std::int32_t> ids(std::min<std::size_t>(position, 2 * C::sliding_window), 0);
   model_.prefill(state, ids);
   std::uint64_t random = 1;
-  state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
-    const DType dtype = log.dtype();
-    log.restart(first_needed(position - std::min(position, state.rollback_limit())), dtype);
-    std::vector<float> values(log.kWidth);
-    std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
-    while (log.end() < position / tokens_per_row) {
-      for (float& value : values) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        value = static_cast<float>(static_cast<std::int32_t>(random >> 32)) * 0x1p-31f;
-      }
-      // The upper half of a float32 is a BF16.
-      const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
-      const std::size_t size = dtype_size(dtype);
-      for (std::size_t i = 0; i < log.kWidth; ++i) {
-        std::copy_n(bytes + 4 * i + (4 - size), size, row.data() + size * i);
-      }
-      log.append_row(row.data());
-    }
-  });
-  state.advance(std::vector<std::int32_t>(position - state.position));
+  detail::StateParts::for_each_log(
+      state, [&](auto& log, std::size_t tokens_per_row, auto&& first_needed) {
+        const DType dtype = log.dtype();
+        log.restart(first_needed(position - std::min(position, state.rollback_limit())), dtype);
+        std::vector<float> values(log.kWidth);
+        std::vector<std::byte> row(log.kWidth * dtype_size(dtype));
+        while (log.end() < position / tokens_per_row) {
+          for (float& value : values) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            value = static_cast<float>(static_cast<std::int32_t>(random >> 32)) * 0x1p-31f;
+          }
+          // The upper half of a float32 is a BF16.
+          const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
+          const std::size_t size = dtype_size(dtype);
+          for (std::size_t i = 0; i < log.kWidth; ++i) {
+            std::copy_n(bytes + 4 * i + (4 - size), size, row.data() + size * i);
+          }
+          log.append_row(row.data());
+        }
+      });
+  detail::StateParts::advance(state, std::vector<std::int32_t>(position - state.position()));
   return state;
 }
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -24,6 +25,7 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/config/defaults.hpp>
 #include <ds4/config/layer_sequence.hpp>
+#include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/version.hpp>
 #include <ds4/kernels/reference.hpp>
@@ -59,7 +61,8 @@ class Model {
   using LogitsRows = Rows<Scalar, V>;
   ///@}
 
-  /// One sequence of a batch: the tokens to take in, and the state they continue.
+  /// One sequence of a batch: the tokens to take in, and the state they continue, which no other
+  /// sequence of the batch does.
   struct Sequence {
     ///@{
     /// A state of the caller's, and at least one token.
@@ -80,11 +83,15 @@ class Model {
   ///@}
 
   /// Takes in a prompt (at least one token) and returns the logits [V] of its last token.
-  /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, or a context overflow; the
-  /// state is then as before. Throws as well if a file of the checkpoint can no longer be read
-  /// whole (see FaultGuard); the state is then lost. The observer, if any, sees every part and
-  /// stage of the passes, of which a long prompt takes several. Throws Stopped soon after stop(),
-  /// if there is one, gave true: the state is then as before.
+  /// Throws ds4::Error for an empty prompt, ids outside the vocabulary, a context overflow or a
+  /// lost state; the state is then as before. The observer, if any, sees every part and stage of
+  /// the passes, of which a long prompt takes several. Throws Stopped soon after stop(), if there
+  /// is one, gave true: the state is then as before.
+  ///
+  /// A pass can fail: a file of the checkpoint cannot be read whole any more (see FaultGuard),
+  /// there is no memory (an Error of that kind), or the observer throws, whose exception comes out.
+  /// With a stop() the state is then as before; without one it is lost (State::is_lost) if the pass
+  /// had begun to write to it.
   Logits prefill(State& state, std::span<const std::int32_t> ids,
                  StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
 
@@ -96,7 +103,7 @@ class Model {
   /// Takes in some tokens, at least one, and returns the likeliest next one, a tie to the lower id:
   /// the argmax of what prefill returns, found where the logits are. That may be an id that the
   /// tokenizer does not have, where a Sampler with SamplerOptions::never chooses another. Throws as
-  /// prefill does.
+  /// prefill does, and for logits that argmax refuses; the state has then taken in the tokens.
   std::int32_t greedy(State& state, std::span<const std::int32_t> ids, const StopCheck& stop = {});
 
   /// Takes in some tokens and returns every token's logits [S, V]. Throws as prefill does.
@@ -106,11 +113,18 @@ class Model {
     return forward({&sequence, 1}, LogitsOf::all, observer, stop);
   }
 
-  /// One pass over several sequences with states of their own. Returns the logits of all tokens,
-  /// sequence after sequence, or of each sequence's last token. The observer, if any, sees every
-  /// stage. Throws as prefill does.
+  ///@{
+  /// Several sequences with states of their own in one pass, or in several if they are longer than
+  /// a long prompt's. Gives the logits of all tokens, sequence after sequence, or of each
+  /// sequence's last token: rows [V], returned or written to `logits`, which has room for just
+  /// these. The observer, if any, sees every stage, and all of it in one pass. Throws as prefill
+  /// does, and for a batch without sequences, a sequence without a state, and a state that is
+  /// another sequence's of the batch as well.
   LogitsRows forward(std::span<const Sequence> batch, LogitsOf which,
                      StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
+  void forward(std::span<const Sequence> batch, LogitsOf which, std::span<Scalar> logits,
+               StageObserver<Scalar>* observer = nullptr, const StopCheck& stop = {});
+  ///@}
 
   /// The drafter that the checkpoint has, as far as the configuration has compiled it.
   DrafterKind drafter() const { return weights_->drafter; }
@@ -137,8 +151,9 @@ class Model {
   /// further, and none if the state does not keep drafts for long enough (see State::keep_drafts).
   /// Where the drafter has an opinion (DSpark's confidence, a logit), wanted(i, confidence) is
   /// asked before each token whether to draft it; the answer may depend on the tokens before, not
-  /// on that one. What the states have taken in stays as it is. Throws ds4::Error if the model has
-  /// no drafter, or for an id outside the vocabulary. Source: model.md 9.2 and 19.3.
+  /// on that one. What the states have taken in stays as it is, also if something throws. Throws
+  /// ds4::Error if the model has no drafter, for an id outside the vocabulary, or for a lost state.
+  /// Source: model.md 9.2 and 19.3.
   template <class Choose, class Wanted>
   std::vector<std::vector<std::int32_t>> draft(std::span<const DraftRequest> batch, Choose&& choose,
                                                Wanted&& wanted);
@@ -172,6 +187,8 @@ class Model {
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }
+  /// Gives it back, as after a pass that was much larger than what follows.
+  void release_scratch() { backend_.release_scratch(); }
 
   /// What the model runs on, for its settings and counts.
   const B& backend() const { return backend_; }
@@ -221,27 +238,40 @@ class Model {
       : backend_(std::move(backend)), weights_(std::move(weights)) {}
 
   void check_input(const State& state, std::span<const std::int32_t> ids) const;
+  /// The same for all of a batch, or of a batch of drafts: there is a state for each, and another.
+  template <class Of>
+  static void check_states(std::span<const Of> batch);
+  void check_batch(std::span<const Sequence> batch) const;
   static void check_id(const std::string& where, std::int32_t id);
+  /// The type of new states' rows that may be rounded.
+  DType row_type() const {
+    if constexpr (requires { backend_.row_type(); }) return backend_.row_type();
+    return DType::f32;  // the backend has one for all
+  }
   /// Throws ds4::Error if there is none.
   void check_drafter() const;
   /// How many of the tokens wanted can be drafted.
   std::size_t draftable(const DraftRequest& request) const;
 
-  /// Calls f(). If that is stopped, the states of the batch are as before.
+  /// Calls f(). If that throws and there is a `stop`, the states of the batch are as before.
   template <class F>
   static void restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f);
 
-  /// Calls f(chunk) for a prompt's passes, whose input is checked here, and restores the state.
+  /// Calls f(pass, first) for the passes of at most `most` tokens that take in a batch, which is
+  /// checked here: each pass is of consecutive sequences from number `first` on. Restores the
+  /// states.
   template <class F>
-  void in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop, F&& f);
+  void in_passes(std::span<const Sequence> batch, std::size_t most, const StopCheck& stop, F&& f);
+  /// How many tokens a pass of a long prompt has.
+  static std::size_t chunk(const StopCheck& stop) { return stop ? kStoppableChunk : kPrefillChunk; }
 
-  /// One pass over a batch whose input is checked; its logits.
-  LogitsRows run_logits(std::span<const Sequence> batch, LogitsOf which,
-                        StageObserver<Scalar>* observer, const StopCheck& stop);
+  /// One pass over a batch whose input is checked; writes its logits.
+  void run_logits(std::span<const Sequence> batch, LogitsOf which, RowsView<Scalar, V> logits,
+                  StageObserver<Scalar>* observer, const StopCheck& stop);
 
   /// One pass over a batch whose input is checked. finish(lane, scratch, y) makes what is wanted of
-  /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws Stopped
-  /// the states are lost.
+  /// y, the final norm's output [rows, D] of the tokens that get logits. Where it throws the states
+  /// are lost once the pass has begun to write to them.
   template <class Finish>
   void run(std::span<const Sequence> batch, LogitsOf which, StageObserver<Scalar>* observer,
            const StopCheck& stop, Finish&& finish);
@@ -251,7 +281,7 @@ class Model {
   void run_pass(B& backend, std::span<const std::int32_t> ids, std::span<const Segment> segments,
                 std::span<typename State::Layers* const> layers, std::span<State* const> states,
                 std::span<const std::int32_t> wanted, StageObserver<Scalar>* observer,
-                detail::PassStop* stop, Finish&& finish) const;
+                const StopCheck* stop, Finish&& finish) const;
 
   ///@{
   /// The drafters' passes; see state/mtp_pass.hpp and state/dspark_pass.hpp.
@@ -313,11 +343,38 @@ void Model<C, B>::check_input(const State& state, std::span<const std::int32_t> 
   if (ids.empty()) throw Error("tokens", "found none, expected at least one");
   for (std::size_t i = 0; i < ids.size(); ++i) check_id("token " + std::to_string(i), ids[i]);
   const std::size_t most = config().max_position_embeddings;
-  if (ids.size() > most - std::min(most, state.position)) {
-    throw Error("context", "found " + std::to_string(state.position + ids.size()) +
-                               " tokens, expected at most max_position_embeddings " +
-                               std::to_string(most));
+  if (ids.size() > most - std::min(most, state.position())) {
+    throw Error(ErrorKind::context, "context",
+                "found " + std::to_string(state.position() + ids.size()) +
+                    " tokens, expected at most max_position_embeddings " + std::to_string(most));
   }
+}
+
+template <ModelConfig C, Backend B>
+template <class Of>
+void Model<C, B>::check_states(std::span<const Of> batch) {
+  std::vector<std::pair<const State*, std::size_t>> states;
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i].state == nullptr) {
+      throw Error("sequence " + std::to_string(i), "found no state, expected one");
+    }
+    batch[i].state->check();
+    states.emplace_back(batch[i].state, i);
+  }
+  std::ranges::sort(states);
+  for (std::size_t i = 1; i < states.size(); ++i) {
+    if (states[i].first != states[i - 1].first) continue;
+    throw Error("sequence " + std::to_string(states[i].second),
+                "found the state of sequence " + std::to_string(states[i - 1].second) +
+                    ", expected one of its own");
+  }
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::check_batch(std::span<const Sequence> batch) const {
+  if (batch.empty()) throw Error("batch", "found no sequence, expected at least one");
+  check_states(batch);
+  for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
 }
 
 template <ModelConfig C, Backend B>
@@ -341,29 +398,44 @@ template <ModelConfig C, Backend B>
 template <class F>
 void Model<C, B>::restoring(std::span<const Sequence> batch, const StopCheck& stop, F&& f) {
   std::vector<State> before;
-  for (const Sequence& sequence : batch) {
-    if (stop) before.push_back(*sequence.state);
-  }
-  try {
-    f();
-  } catch (const Stopped&) {
+  const auto restore = [&] {
     for (std::size_t i = 0; i < before.size(); ++i) *batch[i].state = std::move(before[i]);
+  };
+  try {
+    for (const Sequence& sequence : batch) {
+      if (stop) before.push_back(*sequence.state);
+    }
+    f();
+  } catch (const std::bad_alloc&) {
+    restore();
+    throw Error(ErrorKind::memory, "pass", "expected memory for it, found none");
+  } catch (...) {
+    restore();
     throw;
   }
 }
 
 template <ModelConfig C, Backend B>
 template <class F>
-void Model<C, B>::in_passes(State& state, std::span<const std::int32_t> ids, const StopCheck& stop,
-                            F&& f) {
-  check_input(state, ids);
-  const Sequence prompt{&state, ids};
-  restoring({&prompt, 1}, stop, [&] {
-    const std::size_t most = stop ? kStoppableChunk : kPrefillChunk;
-    while (!ids.empty()) {
-      const Sequence chunk{&state, ids.first(std::min(ids.size(), most))};
-      f(std::span(&chunk, 1));
-      ids = ids.subspan(chunk.ids.size());
+void Model<C, B>::in_passes(std::span<const Sequence> batch, std::size_t most,
+                            const StopCheck& stop, F&& f) {
+  check_batch(batch);
+  restoring(batch, stop, [&] {
+    std::vector<Sequence> pass;
+    std::size_t tokens = 0;  // of the pass
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      for (auto ids = batch[i].ids; !ids.empty();) {
+        if (pass.empty()) first = i;
+        const auto next = ids.first(std::min(ids.size(), most - tokens));
+        pass.push_back({batch[i].state, next});
+        tokens += next.size();
+        ids = ids.subspan(next.size());
+        if (tokens < most && (!ids.empty() || i + 1 < batch.size())) continue;
+        f(std::span<const Sequence>(pass), first);
+        pass.clear();
+        tokens = 0;
+      }
     }
   });
 }
@@ -372,9 +444,9 @@ template <ModelConfig C, Backend B>
 auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
                           StageObserver<Scalar>* observer, const StopCheck& stop) -> Logits {
   Logits last;
-  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
-    const auto logits = run_logits(chunk, LogitsOf::last, observer, stop);
-    std::ranges::copy(logits.flat(), last.data());
+  const Sequence prompt{&state, ids};
+  in_passes({&prompt, 1}, chunk(stop), stop, [&](std::span<const Sequence> pass, std::size_t) {
+    run_logits(pass, LogitsOf::last, {last.data(), 1}, observer, stop);
   });
   return last;
 }
@@ -382,32 +454,56 @@ auto Model<C, B>::prefill(State& state, std::span<const std::int32_t> ids,
 template <ModelConfig C, Backend B>
 auto Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which,
                           StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
-  for (const Sequence& sequence : batch) check_input(*sequence.state, sequence.ids);
-  LogitsRows logits;
-  restoring(batch, stop, [&] { logits = run_logits(batch, which, observer, stop); });
+  check_batch(batch);
+  std::size_t tokens = 0;
+  for (const Sequence& sequence : batch) tokens += sequence.ids.size();
+  LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
+  forward(batch, which, logits.flat(), observer, stop);
   return logits;
 }
 
 template <ModelConfig C, Backend B>
-auto Model<C, B>::run_logits(std::span<const Sequence> batch, LogitsOf which,
-                             StageObserver<Scalar>* observer, const StopCheck& stop) -> LogitsRows {
+void Model<C, B>::forward(std::span<const Sequence> batch, LogitsOf which, std::span<Scalar> logits,
+                          StageObserver<Scalar>* observer, const StopCheck& stop) {
   std::size_t tokens = 0;
   for (const Sequence& sequence : batch) tokens += sequence.ids.size();
-  LogitsRows logits(which == LogitsOf::all ? tokens : batch.size());
+  const std::size_t rows = which == LogitsOf::all ? tokens : batch.size();
+  if (logits.size() != rows * V) {
+    throw Error("logits", "found room for " + std::to_string(logits.size()) +
+                              " values, expected it for " + std::to_string(rows) + " rows of " +
+                              std::to_string(V));
+  }
+  std::size_t done = 0;  // tokens
+  const std::size_t most = observer == nullptr ? chunk(stop) : tokens;
+  in_passes(batch, most, stop, [&](std::span<const Sequence> pass, std::size_t first) {
+    std::size_t count = 0;
+    for (const Sequence& sequence : pass) count += sequence.ids.size();
+    // A sequence that goes on in the next pass has its row written again there.
+    const bool all = which == LogitsOf::all;
+    run_logits(pass, which, {logits.data() + (all ? done : first) * V, all ? count : pass.size()},
+               observer, stop);
+    done += count;
+  });
+}
+
+template <ModelConfig C, Backend B>
+void Model<C, B>::run_logits(std::span<const Sequence> batch, LogitsOf which,
+                             RowsView<Scalar, V> logits, StageObserver<Scalar>* observer,
+                             const StopCheck& stop) {
   run(batch, which, observer, stop, [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
-    auto rows = scratch.template result<V>(logits.view());
+    auto rows = scratch.template result<V>(logits);
     ops::linear(lane, rows, y, weights_->head);
     lane.deliver(logits.flat(), rows.as_const().flat());
   });
-  return logits;
 }
 
 template <ModelConfig C, Backend B>
 std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids,
                                  const StopCheck& stop) {
   std::int32_t next = 0;
-  in_passes(state, ids, stop, [&](std::span<const Sequence> chunk) {
-    run(chunk, LogitsOf::last, nullptr, stop,
+  const Sequence prompt{&state, ids};
+  in_passes({&prompt, 1}, chunk(stop), stop, [&](std::span<const Sequence> pass, std::size_t) {
+    run(pass, LogitsOf::last, nullptr, stop,
         [&](B& lane, auto& scratch, RowsView<const Element, D> y) {
           auto logits = scratch.template rows<V>(1);
           auto best = scratch.template indices<1>(1);
@@ -416,6 +512,9 @@ std::int32_t Model<C, B>::greedy(State& state, std::span<const std::int32_t> ids
           lane.deliver(std::span(&next, 1), best.as_const().flat());
         });
   });
+  if (next < 0) {
+    throw Error("logits", "expected finite values or -inf, at least one finite, found others");
+  }
   return next;
 }
 
@@ -429,30 +528,24 @@ void Model<C, B>::run(std::span<const Sequence> batch, LogitsOf which,
   std::vector<typename State::Layers*> layers;
   std::vector<State*> states;
   for (const Sequence& sequence : batch) {
-    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position,
+    segments.push_back({ids.size(), sequence.ids.size(), sequence.state->position(),
                         sequence.state->rollback_limit()});
-    layers.push_back(&sequence.state->layers);
+    layers.push_back(&detail::StateParts::layers(*sequence.state));
     states.push_back(sequence.state);
-    sequence.state->expect_drafter(drafter());
+    detail::StateParts::expect(*sequence.state, drafter(), row_type());
     for (const std::int32_t id : sequence.ids) {
       if (which == LogitsOf::all) wanted.push_back(static_cast<std::int32_t>(ids.size()));
       ids.push_back(id);
     }
     if (which == LogitsOf::last) wanted.push_back(static_cast<std::int32_t>(ids.size() - 1));
   }
-  detail::PassStop look(stop);
-  bool stopped = false;
   backend_.run([&](B& lane) {
-    try {
-      run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &look : nullptr,
-               finish);
-    } catch (const Stopped&) {  // on every lane
-      if (lane.is_leader()) stopped = true;
-    }
+    run_pass(lane, ids, segments, layers, states, wanted, observer, stop ? &stop : nullptr, finish);
   });
-  if (stopped) throw Stopped();
   weights_->checkpoint.check();
-  for (const Sequence& sequence : batch) sequence.state->advance(sequence.ids);
+  for (const Sequence& sequence : batch) {
+    detail::StateParts::advance(*sequence.state, sequence.ids);
+  }
 }
 
 template <ModelConfig C, Backend B>
@@ -461,7 +554,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
                            std::span<const Segment> segments,
                            std::span<typename State::Layers* const> layers,
                            std::span<State* const> states, std::span<const std::int32_t> wanted,
-                           StageObserver<Scalar>* observer, detail::PassStop* stop,
+                           StageObserver<Scalar>* observer, const StopCheck* stop,
                            Finish&& finish) const {
   const std::size_t S = host_ids.size();
   const Weights& w = *weights_;
@@ -486,8 +579,11 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   }
   constexpr std::size_t M = C::dspark_target_layer_ids.size();
   const bool wants_targets = std::ranges::any_of(
-      states, [](const State* state) { return state->drafts.kind() == DrafterKind::dspark; });
+      states, [](const State* state) { return state->drafts().kind() == DrafterKind::dspark; });
   auto targets = scratch.template rows<(M > 0 ? M : 1) * D>(wants_targets ? S : 0);
+  if (backend.is_leader()) {  // the one that writes to them
+    for (State* state : states) detail::StateParts::begin_pass(*state);
+  }
   w.layers.for_each_with(backend, layers,
                          [&](std::size_t number, const auto& layer, auto layer_states) {
                            pass.layer = number;
@@ -508,7 +604,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   };
   for (std::size_t i = 0; i < states.size(); ++i) {
     [[maybe_unused]] const std::size_t earliest = segments[i].earliest();
-    [[maybe_unused]] auto& kept = states[i]->drafts;
+    [[maybe_unused]] auto& kept = detail::StateParts::drafts(*states[i]);
     if constexpr (DraftState<C, B>::kHasMtp) {
       if (kept.kind() == DrafterKind::mtp) {
         keep(i, kept.mtp.streams, X.template as<N * D>(), MtpLayer<C, B>::first_needed(earliest));
@@ -532,9 +628,9 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
 template <ModelConfig C, Backend B>
 std::size_t Model<C, B>::draftable(const DraftRequest& request) const {
   const State& state = *request.state;
-  const std::size_t position = state.position;
-  if (!state.keeps_drafts() || state.drafts.kind() != drafter() ||
-      !state.drafts.reaches(position)) {
+  const std::size_t position = state.position();
+  if (!state.keeps_drafts() || state.drafts().kind() != drafter() ||
+      !state.drafts().reaches(position)) {
     return 0;
   }
   const std::size_t most = config().max_position_embeddings;
@@ -552,29 +648,35 @@ std::vector<std::vector<std::int32_t>> Model<C, B>::draft(std::span<const DraftR
                                                           Choose&& choose, Wanted&& wanted) {
   check_drafter();
   std::vector<std::size_t> counts;
+  check_states(batch);
   for (const DraftRequest& request : batch) {
     check_id("token", request.next);
     counts.push_back(draftable(request));
   }
   Drafted drafted(batch.size());
-  struct Restored {  // also if choose throws
-    std::span<const DraftRequest> batch;
-    ~Restored() {
-      for (const DraftRequest& request : batch) {
-        request.state->drafts.truncate(request.state->position);
-      }
+  const auto restore = [&] {
+    for (const DraftRequest& request : batch) {
+      detail::StateParts::drafts(*request.state).truncate(request.state->position());
     }
-  } const restored{batch};
+  };
   const auto checked = [&](std::size_t i, std::span<const Scalar> logits) {
     drafted[i].push_back(choose(i, logits));
     check_id("draft " + std::to_string(drafted[i].size()), drafted[i].back());
   };
-  if constexpr (DraftState<C, B>::kHasMtp) {
-    if (drafter() == DrafterKind::mtp) draft_chains(batch, counts, drafted, checked);
+  try {
+    if constexpr (DraftState<C, B>::kHasMtp) {
+      if (drafter() == DrafterKind::mtp) draft_chains(batch, counts, drafted, checked);
+    }
+    if constexpr (DraftState<C, B>::kHasDspark) {
+      if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
+    }
+  } catch (...) {
+    for (const DraftRequest& request : batch)
+      detail::StateParts::drafts(*request.state).forget_derived();
+    restore();
+    throw;
   }
-  if constexpr (DraftState<C, B>::kHasDspark) {
-    if (drafter() == DrafterKind::dspark) draft_blocks(batch, counts, drafted, checked, wanted);
-  }
+  restore();
   return drafted;
 }
 
@@ -593,8 +695,8 @@ void Model<C, B>::draft_chains(std::span<const DraftRequest> batch,
       State& state = *batch[i].state;
       MtpRows<C, B> of{&state, at[i], {}, 1};
       if (round == 0) {
-        of.first = state.drafts.mtp.next_row(state.position);
-        of.next = state.drafts.mtp.next_ids(of.first);
+        of.first = detail::StateParts::drafts(state).mtp.next_row(state.position());
+        of.next = detail::StateParts::drafts(state).mtp.next_ids(of.first);
         of.next.push_back(batch[i].next);
       } else {
         of.next = {drafted[i].back()};
@@ -702,11 +804,12 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
     throw Error("draft", "expected a checkpoint with a multi-token-prediction layer, found " +
                              std::string(name_of(drafter())));
   }
+  state.check();
   LogitsRows logits;
   if constexpr (DraftState<C, B>::kHasMtp) {
-    const std::size_t position = state.position;
-    auto& mtp = state.drafts.mtp;
-    if (state.drafts.kind() != DrafterKind::mtp || position == 0) return logits;
+    const std::size_t position = state.position();
+    auto& mtp = detail::StateParts::drafts(state).mtp;
+    if (state.drafts().kind() != DrafterKind::mtp || position == 0) return logits;
     const std::size_t first = mtp.next_row(position);
     if (first + 1 >= position) return logits;
     // A row that the window does not reach back from gets no logits.
@@ -714,7 +817,12 @@ auto Model<C, B>::mtp_logits(State& state, StageObserver<Scalar>* observer) -> L
     const std::size_t begin = std::max(first, mtp.layer.window.first() + blind);
     if (begin + 1 < position) {
       const MtpRows<C, B> rows{&state, first, mtp.next_ids(first), position - 1 - begin};
-      logits = run_mtp({&rows, 1}, false, observer);
+      try {
+        logits = run_mtp({&rows, 1}, false, observer);
+      } catch (...) {
+        detail::StateParts::drafts(state).forget_derived();
+        throw;
+      }
     }
   }
   return logits;

@@ -1,8 +1,11 @@
 // Tests of ds4/checkpoint/fault_guard.hpp: files that are shortened under a program.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -96,6 +99,54 @@ TEST_CASE("fault guard: without one, and for other memory, the process ends as u
     const FaultGuard guard;
     ::raise(SIGBUS);
   }));
+}
+
+TEST_CASE("fault guard: guards nest, in any order") {
+  const TempDir dir;
+  const auto lose = [&](const char* name) {
+    const MappedFile file(dir.write(name, std::string(3 * kPage, 'x')));
+    fs::resize_file(file.path(), 1);
+    return last_of(file);
+  };
+  auto first = std::make_unique<FaultGuard>();
+  {
+    const FaultGuard second;
+    CHECK(lose("a") == std::byte{0});
+  }
+  CHECK(lose("b") == std::byte{0});
+  auto third = std::make_unique<FaultGuard>();
+  first.reset();
+  CHECK(lose("c") == std::byte{0});
+  third.reset();
+  CHECK(ends_by_sigbus([&] { lose("d"); }));
+  // Another fault goes to the handler of before all of them, once.
+  CHECK(ends_by_sigbus([] {
+    const FaultGuard outer;
+    const FaultGuard inner;
+    ::raise(SIGBUS);
+  }));
+}
+
+TEST_CASE("fault guard: a range that is another file's by now matches neither between the two") {
+  ds4::detail::MappedRange range;
+  std::atomic<bool> done = false;
+  std::thread other([&] {
+    for (std::size_t i = 0; i < 200'000; ++i) {
+      range.take(i % 2 == 0 ? 1000 : 100'000, 1000);
+      range.give_up();
+    }
+    done = true;
+  });
+  std::size_t wrong = 0;
+  while (!done) wrong += range.end_behind(50'000) != 0 ? 1 : 0;  // of neither
+  other.join();
+  CHECK(wrong == 0);
+  CHECK(range.take(1000, 1000));
+  CHECK(!range.take(5000, 1000));
+  CHECK(range.end_behind(1000) == 2000);
+  CHECK(range.end_behind(1999) == 2000);
+  CHECK(range.end_behind(999) == 0);
+  CHECK(range.end_behind(2000) == 0);
 }
 
 TEST_CASE_TEMPLATE("fault guard: a pass over weights that are gone is an error", B,

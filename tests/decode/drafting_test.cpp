@@ -67,7 +67,7 @@ TEST_CASE("drafting: at temperature 0 the tokens are those without drafts, for e
     auto state = model.new_state();
     state.keep_drafts();
     CHECK(decode(model, state, greedy, length, 300) == plain);
-    CHECK(state.position == plain_state.position);
+    CHECK(state.position() == plain_state.position());
     CHECK(std::ranges::equal(model.decode(state, 5).flat(),
                              [&] {
                                auto copy = plain_state;
@@ -106,10 +106,10 @@ TEST_CASE("drafting: a state without streams, a short limit and the end of the c
   model.prefill(full, ids);
   length = ds4::DraftLength::fixed(4);
   std::int32_t id = 5;
-  while (full.position < kMost) {
+  while (full.position() < kMost) {
     id = ds4::decode_with_drafts(model, full, id, greedy, length).back();
   }
-  CHECK(full.position == kMost);
+  CHECK(full.position() == kMost);
 }
 
 TEST_CASE("drafting: sampled tokens have the model's distribution") {

@@ -46,7 +46,7 @@ void read(const std::string& bytes) {
     std::istringstream stream(bytes);
     const Session<State> session = detail::read_session<State>(stream, "session", kWeights);
     // A session that was read is one that can be continued.
-    fuzz::require(session.pending().size() == session.ids.size() - session.state.position,
+    fuzz::require(session.pending().size() == session.ids.size() - session.state.position(),
                   "tokens that are neither taken in nor pending");
     fuzz::require(std::ranges::all_of(session.ids,
                                       [](std::int32_t id) {

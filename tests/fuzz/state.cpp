@@ -12,11 +12,11 @@ namespace {
 
 /// What Model::draft does to a state, its pass apart.
 void draft(ds4::fuzz::State& state) {
-  const std::size_t position = state.position;
-  if (!state.keeps_drafts() || !state.drafts.reaches(position)) return;
+  const std::size_t position = state.position();
+  if (!state.keeps_drafts() || !state.drafts().reaches(position)) return;
   const ds4::Rows<float, ds4::fuzz::Config::head_dim> window_row(1);
-  if (state.drafts.kind() == ds4::DrafterKind::mtp) {
-    auto& mtp = state.drafts.mtp;
+  if (state.drafts().kind() == ds4::DrafterKind::mtp) {
+    auto& mtp = ds4::detail::StateParts::drafts(state).mtp;
     const std::size_t first = mtp.next_row(position);
     const auto ids = mtp.next_ids(first);
     ds4::fuzz::require(first + ids.size() + 1 == position, "tokens that are not those of the rows");
@@ -24,7 +24,7 @@ void draft(ds4::fuzz::State& state) {
     for (std::size_t i = 0; i < ids.size() + 2; ++i) mtp.layer.window.append(window_row.view());
     mtp.streams.append(row.view());
   } else {
-    auto& dspark = state.drafts.dspark;
+    auto& dspark = ds4::detail::StateParts::drafts(state).dspark;
     constexpr std::size_t kStages = ds4::fuzz::Config::dspark_stages;
     const std::size_t first = dspark.next_row(position, kStages);
     ds4::fuzz::require(first >= dspark.targets.first(), "rows without what they are made from");
@@ -34,7 +34,7 @@ void draft(ds4::fuzz::State& state) {
       }
     }
   }
-  state.drafts.truncate(position);
+  ds4::detail::StateParts::drafts(state).truncate(position);
 }
 
 void read(const std::string& bytes) {
@@ -47,7 +47,7 @@ void read(const std::string& bytes) {
     // A state that was read is one that can be used.
     const std::string copy = saved(state);
     fuzz::require(bytes.starts_with(copy), "a state that is not what the file says");
-    State fork = state.fork();
+    State fork = state;
     draft(fork);
     fuzz::require(saved(fork) == copy, "a draft that leaves a trace");
     state.bytes();
@@ -57,7 +57,7 @@ void read(const std::string& bytes) {
     State::deserialise(rolled);
     fuzz::require(saved(fork) == copy, "a fork that changes with the original");
     const std::int32_t id = 0;
-    fork.advance({&id, 1});
+    ds4::detail::StateParts::advance(fork, {&id, 1});
   });
 }
 

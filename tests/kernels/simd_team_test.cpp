@@ -4,7 +4,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <set>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -265,6 +268,58 @@ TEST_CASE("team: one that adapts may have fewer lanes, and every pass has all of
   }
   CHECK(wrong == 0);
   CHECK(team.threads() == 3);
+}
+
+TEST_CASE("team: what a lane throws comes out behind the run, wherever the others are") {
+  for (const std::size_t lanes : {1U, 2U, 5U}) {
+    simd::Team team({.threads = lanes});
+    std::size_t wrong = 0;
+    for (std::size_t round = 0; round < 200; ++round) {
+      const std::size_t thrower = round % lanes;
+      std::atomic<std::size_t> behind = 0;
+      std::string text;
+      try {
+        team.run([&](std::size_t lane, std::size_t count) {
+          const auto meet = [&] {
+            if (count > 1) team.barrier().wait();
+          };
+          for (std::size_t i = 0; i < round % 3; ++i) meet();
+          if (lane == thrower) {
+            if (round % 20 == 0) pause_longer_than_a_spin();  // the others sleep
+            throw std::runtime_error("lane " + std::to_string(lane));
+          }
+          if (round % 4 == 1 && lane == (thrower + 1) % count) return;  // has nothing to wait for
+          meet();
+          ++behind;
+        });
+      } catch (const std::runtime_error& error) {
+        text = error.what();
+      }
+      wrong += text == "lane " + std::to_string(thrower) && behind == 0 ? 0 : 1;
+
+      // The next run is like any other.
+      std::atomic<std::size_t> met = 0;
+      team.run([&](std::size_t, std::size_t count) {
+        for (std::size_t i = 0; i < 3; ++i) {
+          if (count > 1) team.barrier().wait();
+          ++met;
+        }
+      });
+      wrong += met == 3 * lanes ? 0 : 1;
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("team: if several lanes throw, one of their exceptions comes out") {
+  simd::Team team({.threads = 4});
+  for (int round = 0; round < 200; ++round) {
+    CHECK_THROWS_AS(team.run([&](std::size_t lane, std::size_t) {
+      if (lane == 3) team.barrier().wait();
+      throw std::bad_alloc();
+    }),
+                    std::bad_alloc);
+  }
 }
 
 }  // namespace

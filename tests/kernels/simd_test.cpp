@@ -404,7 +404,7 @@ TEST_CASE("simd: logs share blocks until they write") {
   ds4::simd::KeyLog<3> log;
   const auto add = [](auto& to, float value) {
     const float row[3] = {value, value, value};
-    std::memcpy(to.add(false), row, sizeof row);
+    std::memcpy(to.add(ds4::DType::f32), row, sizeof row);
   };
   const auto at = [](const auto& from, std::size_t row) {
     float value;

@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("dspark: golden steps of greedy decoding, and its text withou
   std::vector<std::int32_t> text{anchor};
   for (std::size_t i = 0; 3 * i < steps.size(); ++i) {
     CAPTURE(i);
-    REQUIRE(state.position == static_cast<std::size_t>(steps[3 * i]));
+    REQUIRE(state.position() == static_cast<std::size_t>(steps[3 * i]));
     REQUIRE(anchor == steps[3 * i + 1]);
     const DsparkDraft made = draft_block(model, state, anchor);
     CHECK(std::ranges::equal(made.ids, std::span(drafts).subspan(i * kBlock, kBlock)));
@@ -278,7 +278,7 @@ TEST_CASE("dspark: a whole batch drafts as each sequence alone") {
   std::vector<Dspark::DraftRequest> batch;
   std::vector<std::vector<std::int32_t>> alone;
   for (std::size_t i = 0; i < lengths.size(); ++i) {
-    auto fork = states[i].fork();
+    auto fork = states[i];
     alone.push_back(draft_block(model, fork, ids[lengths[i]]).ids);
     batch.push_back({&states[i], ids[lengths[i]], i == 2 ? 2 : kBlock});
   }
@@ -303,8 +303,8 @@ TEST_CASE("dspark: what cannot be drafted") {
         "ds4: token: found id 384, expected 0 to 383");
   CHECK(error_text([&] { model.draft(state, 1, 2, [](auto) { return 600; }); }) ==
         "ds4: draft 1: found id 600, expected 0 to 383");
-  CHECK(state.drafts.dspark.targets.end() == 10);
-  CHECK(state.drafts.dspark.windows[0].window.end() == 10);
+  CHECK(state.drafts().dspark.targets.end() == 10);
+  CHECK(state.drafts().dspark.windows[0].window.end() == 10);
   CHECK(model.draft(state, 1, 0, first).empty());
   CHECK(model.draft(state, 1, 50, first).size() == kBlock);
   CHECK(error_text([&] { model.mtp_logits(state); }) ==

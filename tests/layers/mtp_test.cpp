@@ -67,7 +67,7 @@ TEST_CASE("mtp: what cannot be drafted") {
         "ds4: token: found id -1, expected 0 to 511");
   CHECK(error_text([&] { model.draft(state, 1, 2, [](auto) { return 600; }); }) ==
         "ds4: draft 1: found id 600, expected 0 to 511");
-  CHECK(state.drafts.mtp.streams.end() == 10);
+  CHECK(state.drafts().mtp.streams.end() == 10);
   CHECK(draft(model, state, 1, 0).first.empty());
 
   auto without = model_of<ds4::Model<ds4::models::tiny_flash>>();

@@ -64,7 +64,7 @@ void check_any_weights(const ds4::test::CheckpointCopy& copy) {
   state.serialise(stream);
   auto loaded = M::State::deserialise(stream);
   model.decode(loaded, 1);
-  CHECK(loaded.position == 201);
+  CHECK(loaded.position() == 201);
 }
 
 }  // namespace

@@ -104,13 +104,13 @@ TEST_CASE_TEMPLATE("stop: the state is as before, and what follows as usual", M,
   const auto rest = all.subspan(23);
   const std::string before = bytes_of(state);
 
-  auto usual = state.fork();
+  auto usual = state;
   const auto logits = values_of(model.prefill(usual, rest));
   const std::string after = bytes_of(usual);
 
   // One that never stops changes nothing, in however many passes it is taken in.
   StopAt never(kNever);
-  auto asked = state.fork();
+  auto asked = state;
   CHECK(values_of(model.prefill(asked, rest, nullptr, never.check())) == logits);
   CHECK(bytes_of(asked) == after);
   CHECK(never.asked() >= 8 * M::Config::num_hidden_layers);  // each layer has more parts than that
@@ -122,7 +122,7 @@ TEST_CASE_TEMPLATE("stop: the state is as before, and what follows as usual", M,
     StopAt stop(n);
     CHECK_THROWS_AS(model.prefill(state, rest, nullptr, stop.check()), ds4::Stopped);
     CHECK(stop.asked() == n + 1);  // at once, not some parts later
-    CHECK(state.position == 23);
+    CHECK(state.position() == 23);
     CHECK(bytes_of(state) == before);
   }
   CHECK(values_of(model.prefill(state, rest)) == logits);

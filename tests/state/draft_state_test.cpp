@@ -21,15 +21,16 @@ using ds4::fuzz::State;
 
 /// What a pass of `count` tokens of a model with this drafter leaves: rows of ones.
 void take_in(State& state, DrafterKind drafter, std::size_t count) {
-  state.expect_drafter(drafter);
-  state.for_each_log([&](auto& log, std::size_t tokens_per_row, auto&&) {
+  using ds4::detail::StateParts;
+  StateParts::expect(state, drafter, ds4::DType::f32);
+  StateParts::for_each_log(state, [&](auto& log, std::size_t tokens_per_row, auto&&) {
     using Log = std::remove_reference_t<decltype(log)>;
     const std::vector<float> row(Log::kWidth, 1.0f);
-    while (log.end() < (state.position + count) / tokens_per_row) {
+    while (log.end() < (state.position() + count) / tokens_per_row) {
       log.append_row(reinterpret_cast<const std::byte*>(row.data()));
     }
   });
-  state.advance(std::vector<std::int32_t>(count, 1));
+  StateParts::advance(state, std::vector<std::int32_t>(count, 1));
 }
 
 State loaded(const State& state) {
@@ -44,27 +45,27 @@ TEST_CASE("draft state: of either drafter, kept, saved, rolled back") {
     CAPTURE(name_of(drafter));
     State state(4);
     take_in(state, drafter, 2);
-    CHECK(state.drafts.kind() == DrafterKind::none);  // not asked to
+    CHECK(state.drafts().kind() == DrafterKind::none);  // not asked to
     state.keep_drafts();
     CHECK(state.keeps_drafts());
-    CHECK(state.drafts.kind() == DrafterKind::none);  // no pass has come yet
+    CHECK(state.drafts().kind() == DrafterKind::none);  // no pass has come yet
     take_in(state, drafter, 5);
-    CHECK(state.drafts.kind() == drafter);
+    CHECK(state.drafts().kind() == drafter);
     const bool kept = drafter != DrafterKind::none;
-    CHECK(state.drafts.reaches(7) == kept);
-    CHECK_FALSE(state.drafts.reaches(6));
+    CHECK(state.drafts().reaches(7) == kept);
+    CHECK_FALSE(state.drafts().reaches(6));
 
     State again = loaded(state);
     CHECK(saved(again) == saved(state));
     CHECK(again.keeps_drafts());
-    CHECK(again.drafts.kind() == drafter);
-    CHECK(again.drafts.reaches(7) == kept);
+    CHECK(again.drafts().kind() == drafter);
+    CHECK(again.drafts().reaches(7) == kept);
 
     // As far back as it has kept what a draft sees, 3 tokens.
     again.rollback(2);
-    CHECK(again.drafts.reaches(5) == kept);
+    CHECK(again.drafts().reaches(5) == kept);
     again.rollback(1);
-    CHECK_FALSE(again.drafts.reaches(4));
+    CHECK_FALSE(again.drafts().reaches(4));
     CHECK(saved(loaded(again)) == saved(again));
   }
 }
@@ -73,13 +74,13 @@ TEST_CASE("draft state: a model with another drafter begins anew") {
   State state(4);
   state.keep_drafts();
   take_in(state, DrafterKind::mtp, 6);
-  CHECK(state.drafts.reaches(6));
+  CHECK(state.drafts().reaches(6));
   take_in(state, DrafterKind::dspark, 1);
-  CHECK(state.drafts.kind() == DrafterKind::dspark);
-  CHECK_FALSE(state.drafts.reaches(7));
-  CHECK(state.drafts.mtp.ids.empty());
+  CHECK(state.drafts().kind() == DrafterKind::dspark);
+  CHECK_FALSE(state.drafts().reaches(7));
+  CHECK(state.drafts().mtp.ids.empty());
   take_in(state, DrafterKind::dspark, 2);
-  CHECK(state.drafts.reaches(9));
+  CHECK(state.drafts().reaches(9));
   CHECK(saved(loaded(state)) == saved(state));
 }
 

@@ -69,13 +69,13 @@ TEST_CASE_TEMPLATE("session: another instance of the model continues bit for bit
   auto state = model.new_state();
   for (const std::size_t edge : edges<typename M::Config>()) {
     INFO(edge, " tokens");
-    feed(model, state, all.subspan(state.position, edge - state.position), {64});
+    feed(model, state, all.subspan(state.position(), edge - state.position()), {64});
     ds4::save_session(file, all.first(edge + 2), state, kWeights);  // replaces the one before
 
     auto other = model_of<M>();
     auto session = load<M>(file);
     CHECK(session.ids == Ids(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(edge + 2)));
-    CHECK(session.state.position == edge);
+    CHECK(session.state.position() == edge);
     REQUIRE(session.pending().size() == 2);
     auto rows = feed(other, session.state, session.pending(), {2});
     const auto more = feed(other, session.state, all.subspan(edge + 2, 5), {1});

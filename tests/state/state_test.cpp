@@ -1,4 +1,4 @@
-// State as a value: snapshots, forks, rollback and saved states, at the edges of model.md 13.4
+// State as a value: copies, rollback and saved states, at the edges of model.md 13.4
 // (windows, compressed entries, the indexer's limit), on both CPU backends. Everything is compared
 // bit for bit: the tokens before it are all that a state may depend on.
 #include <algorithm>
@@ -22,6 +22,8 @@
 #include <ds4/models/tiny_pro_yarn.hpp>
 #include <ds4/state/state.hpp>
 #include <support/files.hpp>
+#include <support/golden.hpp>
+#include <support/row_types.hpp>
 #include <support/sequences.hpp>
 
 namespace {
@@ -49,7 +51,7 @@ constexpr std::size_t kTokens = 530;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M, TinyFlash,
+TEST_CASE_TEMPLATE("state: copy, rollback and saved state at every edge", M, TinyFlash,
                    TinyFlashSimd, TinyProYarn, TinyProYarnSimd, QuantSimd) {
   auto model = model_of<M>();
   const auto ids = random_ids(kTokens, 1);
@@ -68,7 +70,7 @@ TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M,
     feed(model, state, all.subspan(position, edge - position), {7, 1, 64});
     position = edge;
     const std::string bytes = saved(state);
-    const auto snapshot = state.snapshot();
+    const auto snapshot = state;
 
     // Wrong tokens are taken back: as many as a draft has, and as many as the limit allows, which
     // reach over the next edges.
@@ -76,22 +78,22 @@ TEST_CASE_TEMPLATE("state: snapshot, rollback and saved state at every edge", M,
       INFO("taken back: ", count);
       feed(model, state, std::span(wrong).first(count), {count / 2 + 1, 1});
       state.rollback(count);
-      CHECK(state.position == edge);
-      auto fork = state.fork();
+      CHECK(state.position() == edge);
+      auto fork = state;
       CHECK(std::ranges::equal(feed(model, fork, all.subspan(edge, 9), {2, 1}), expected(edge, 9)));
     }
     // Right tokens too, in several steps.
     feed(model, state, all.subspan(edge, 9), {9});
     state.rollback(4);
     state.rollback(5);
-    auto fork = state.fork();
+    auto fork = state;
     CHECK(std::ranges::equal(feed(model, fork, all.subspan(edge, 9), {9}), expected(edge, 9)));
 
     // What was saved, and the snapshot, did not notice.
     state = snapshot;
     CHECK(saved(state) == bytes);
     auto loaded = restored<M>(bytes);
-    CHECK(loaded.position == edge);
+    CHECK(loaded.position() == edge);
     CHECK(saved(loaded) == bytes);
     CHECK(std::ranges::equal(feed(model, loaded, all.subspan(edge, 9), {4, 1}), expected(edge, 9)));
     // A loaded state can take back what the saved one could.
@@ -118,11 +120,11 @@ TEST_CASE_TEMPLATE("state: drafts that are taken back, in random numbers and pas
   auto other = model.new_state(9);  // a sequence beside it, some tokens ahead
   model.prefill(other, random_ids(50, 5));
   std::size_t wrong = 0;
-  while (state.position < kTokens) {
+  while (state.position() < kTokens) {
     // A pass of right tokens and a wrong draft behind them, as verification has it.
-    const std::size_t right = std::min<std::size_t>(1 + random() % 4, kTokens - state.position);
+    const std::size_t right = std::min<std::size_t>(1 + random() % 4, kTokens - state.position());
     const std::size_t drafted = random() % 6;
-    const std::size_t position = state.position;
+    const std::size_t position = state.position();
     std::vector<std::int32_t> pass(all.begin() + static_cast<std::ptrdiff_t>(position),
                                    all.begin() + static_cast<std::ptrdiff_t>(position + right));
     for (std::size_t i = 0; i < drafted; ++i) {
@@ -156,7 +158,7 @@ TEST_CASE_TEMPLATE("state: how far back a rollback goes", M, TinyFlash, TinyFlas
   CHECK(state.rollback_available() == 4);
   CHECK(error_text([&] { state.rollback(5); }) ==
         "ds4: rollback: found 5 tokens, expected at most 4, what a rollback limit of 10 leaves");
-  CHECK(state.position == 294);
+  CHECK(state.position() == 294);
   state.rollback(4);
   state.rollback(0);
   CHECK(state.rollback_available() == 0);
@@ -170,7 +172,7 @@ TEST_CASE_TEMPLATE("state: how far back a rollback goes", M, TinyFlash, TinyFlas
   auto whole = model.new_state(300);
   const auto logits = feed(model, whole, all, {300});
   whole.rollback(300);
-  CHECK(whole.position == 0);
+  CHECK(whole.position() == 0);
   CHECK(feed(model, whole, all, {100}) == logits);
   if constexpr (std::is_same_v<M, TinyFlashSimd>) CHECK(none.bytes() < whole.bytes());
 }
@@ -197,7 +199,7 @@ TEST_CASE("state: a fork costs nothing until it writes") {
   auto model = model_of<TinyFlashSimd>();
   auto state = model.new_state();
   model.prefill(state, random_ids(300, 8));
-  auto fork = state.fork();
+  auto fork = state;
   const auto collect = [](auto& of) {
     std::vector<const void*> rows;
     of.for_each_log([&](const auto& log, std::size_t, auto&&) {
@@ -220,7 +222,7 @@ TEST_CASE("state: a saved state goes to another backend if its rows have the sam
   auto state = simd.new_state();
   simd.prefill(state, ids);
   auto taken = restored<TinyFlash>(saved(state));
-  CHECK(taken.position == 300);
+  CHECK(taken.position() == 300);
   auto back = restored<TinyFlashSimd>(saved(taken));
   CHECK(feed(simd, back, ids, {1}) == feed(simd, state, ids, {1}));
   CHECK(reference.decode(taken, 1).size() == TinyFlash::V);
@@ -230,6 +232,26 @@ TEST_CASE("state: a saved state goes to another backend if its rows have the sam
   quant.prefill(rounded, ids);
   CHECK(error_text([&] { restored<ds4::Model<ds4::models::quant>>(saved(rounded)); }) ==
         "ds4: state: log 0: found rows of a type that this backend does not keep, BF16");
+}
+
+TEST_CASE("state: one type of rows, whichever model goes on with it") {
+  const auto dir = ds4::test::data_dir("quant");
+  auto exact = QuantSimd::load(dir, ds4::Simd({.threads = 2, .exact = true}));
+  auto reduced = QuantSimd::load(dir, ds4::Simd({.threads = 2}));
+  ds4::test::check_row_types(exact, reduced);
+
+  // A file of two types is refused.
+  auto state = reduced.new_state();
+  reduced.prefill(state, random_ids(140, 12));
+  ds4::detail::StateParts::for_each_log(state, [](auto& log, std::size_t tokens_per_row, auto&&) {
+    if (!log.kReducible || tokens_per_row == 1) return;
+    const std::size_t end = log.end();
+    log.restart(0, ds4::DType::f32);
+    const std::vector<std::byte> row(log.kWidth * 4);
+    while (log.end() < end) log.append_row(row.data());
+  });
+  CHECK(std::string(error_text([&] { restored<QuantSimd>(saved(state)); }).c_str())
+            .find(": found rows of F32, expected the type of the others") != std::string::npos);
 }
 
 TEST_CASE_TEMPLATE("state: a damaged, truncated or foreign saved state is refused", M, TinyFlash,

@@ -60,12 +60,12 @@ bool same_rows(const State& a, const State& b) {
   }
   if constexpr (State::Drafts::kHasMtp) {
     // The tokens of the last rows: as many as both have.
-    const auto& of_a = a.drafts.mtp.ids;
-    const auto& of_b = b.drafts.mtp.ids;
+    const auto& of_a = a.drafts().mtp.ids;
+    const auto& of_b = b.drafts().mtp.ids;
     const std::size_t ids = std::min(of_a.size(), of_b.size());
     if (!std::ranges::equal(std::span(of_a).last(ids), std::span(of_b).last(ids))) return false;
   }
-  return a.position == b.position;
+  return a.position() == b.position();
 }
 
 /// The greedy draft, and all logits that it was chosen by.
@@ -145,9 +145,9 @@ void check_no_trace_of_drafts(M& model, std::size_t tokens) {
   model.prefill(state, all.first(1));
   std::size_t wrong = 0;
   std::size_t compared = 0;
-  while (state.position < tokens) {
+  while (state.position() < tokens) {
     // A draft; as the text is random, its first tokens are set right and the others are wrong.
-    const std::size_t position = state.position;
+    const std::size_t position = state.position();
     const auto next_edge = std::ranges::upper_bound(lengths, position);
     const std::size_t end = next_edge == lengths.end() ? tokens : *next_edge;
     auto drafted = draft(model, state, ids[position], random() % 5).first;
@@ -159,7 +159,7 @@ void check_no_trace_of_drafts(M& model, std::size_t tokens) {
       pass.push_back(i < right ? id : (id + 1 + static_cast<std::int32_t>(random() % 200)) % 256);
     }
     const auto beside_drafted = draft(model, other, 5, 1 + random() % 3).first;
-    std::vector<std::int32_t> beside{other_ids[other.position]};
+    std::vector<std::int32_t> beside{other_ids[other.position()]};
     beside.insert(beside.end(), beside_drafted.begin(), beside_drafted.end());
     const std::vector<typename M::Sequence> batch{{&other, beside}, {&state, pass}};
     const auto rows = model.forward(batch, ds4::LogitsOf::all);
@@ -170,7 +170,7 @@ void check_no_trace_of_drafts(M& model, std::size_t tokens) {
     other.rollback(beside_drafted.size());
     state.rollback(drafted.size() - right);
 
-    const auto edge = std::ranges::find(lengths, state.position);
+    const auto edge = std::ranges::find(lengths, state.position());
     if (edge == lengths.end()) continue;
     const auto at = static_cast<std::size_t>(edge - lengths.begin());
     ++compared;
@@ -196,7 +196,7 @@ void check_drafting_states(M& model) {
   CHECK(draft(model, state, 1, 3).first.empty());  // no token has been taken in
   model.prefill(state, all.first(300));
   const std::string before = saved(state);
-  auto fork = state.fork();
+  auto fork = state;
   const auto drafted = draft(model, fork, 3, 4);
   CHECK(drafted.first.size() == 4);
   CHECK(saved(fork) == before);

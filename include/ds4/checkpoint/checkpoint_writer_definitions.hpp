@@ -34,12 +34,13 @@ DS4_FUNCTION CheckpointWriter::CheckpointWriter(std::filesystem::path out,
   std::error_code error;
   for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
     if (std::filesystem::exists(std::filesystem::symlink_status(out_ / name, error))) {
-      throw Error(where, "expected a folder without a checkpoint, found " + std::string(name));
+      throw Error(ErrorKind::file, where,
+                  "expected a folder without a checkpoint, found " + std::string(name));
     }
   }
   assign_shards(shard_bytes);
   made_folder_ = std::filesystem::create_directories(out_, error);
-  if (error) throw Error(where, "cannot create: " + error.message());
+  if (error) throw Error(ErrorKind::file, where, "cannot create: " + error.message());
   try {
     open_shard(0);
   } catch (...) {
@@ -72,7 +73,7 @@ DS4_FUNCTION void CheckpointWriter::assign_shards(std::size_t shard_bytes) {
     for (const TensorSpec& tensor : groups_[i]) {
       const auto size = detail::byte_count(tensor.shape, tensor.dtype);
       if (!size || *size > std::numeric_limits<std::size_t>::max() / 2 - bytes) {
-        throw Error(detail::printable_path(out_),
+        throw Error(ErrorKind::file, detail::printable_path(out_),
                     detail::printable(tensor.name) + ": its size overflows");
       }
       bytes += *size;
@@ -110,7 +111,7 @@ DS4_FUNCTION void CheckpointWriter::write(std::size_t group, std::size_t tensor,
                                           std::span<const std::byte> bytes) {
   if (!writer_ || group < begin_of(shard_) || group >= groups_.size()) {
     throw Error(
-        detail::printable_path(out_),
+        ErrorKind::file, detail::printable_path(out_),
         "expected the group written last or the next one, found group " + std::to_string(group));
   }
   while (group >= ends_[shard_] && shard_ + 1 < ends_.size()) {
@@ -121,7 +122,7 @@ DS4_FUNCTION void CheckpointWriter::write(std::size_t group, std::size_t tensor,
 }
 
 DS4_FUNCTION void CheckpointWriter::finish(const std::map<std::string, std::string>& files) {
-  if (!writer_) throw Error(detail::printable_path(out_), "finished already");
+  if (!writer_) throw Error(ErrorKind::file, detail::printable_path(out_), "finished already");
   const bool has_index = ends_.size() > 1;
   while (shard_ + 1 < ends_.size()) {  // says what is missing if this is not the last one
     finish_shard();

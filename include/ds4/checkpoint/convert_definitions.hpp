@@ -137,7 +137,7 @@ inline std::vector<TensorToConvert> tensors_to_convert(ConfigValues& config,
   // What would make the list of tensors absurd before it can be compared.
   const std::size_t count = checkpoint.tensors().size();
   if (config.n_routed_experts > count) {
-    throw Error(printable_path(checkpoint.path() / "config.json"),
+    throw Error(ErrorKind::file, printable_path(checkpoint.path() / "config.json"),
                 "n_routed_experts: expected at most as many as there are tensors, " +
                     std::to_string(count) + ", found " + std::to_string(config.n_routed_experts));
   }
@@ -253,7 +253,7 @@ class TensorConverter {
     const auto [scale_rows, scale_cols] = scale_shape(dtype, rows, cols);
     scales_.resize(scale_rows * scale_cols);
     if (!store_values(dtype, values_, cols, as_codes(codes_), as_codes(scales_))) {
-      throw Error(checkpoint_.find(tensor.info.name)->where(),
+      throw Error(ErrorKind::file, checkpoint_.find(tensor.info.name)->where(),
                   "row " +
                       std::to_string(row + unquantisable_row(values_, cols, dtype).value_or(0)) +
                       ": found a value that is not finite, which " + storage_text(dtype) +
@@ -315,7 +315,8 @@ DS4_FUNCTION Conversion convert(const std::filesystem::path& dir, const std::fil
   const Checkpoint checkpoint = Checkpoint::open(dir);
   std::error_code ignored;
   if (std::filesystem::equivalent(dir, out, ignored)) {
-    throw Error(detail::printable_path(out), "expected another folder than the checkpoint's own");
+    throw Error(ErrorKind::file, detail::printable_path(out),
+                "expected another folder than the checkpoint's own");
   }
   std::map<std::string, std::string> files;
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {

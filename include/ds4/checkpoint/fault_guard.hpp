@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,11 +15,14 @@ namespace ds4::inline v0_1 {
 
 /// While it lives, bytes of a MappedFile that cannot be read are zeros from then on, instead of the
 /// process being killed by SIGBUS; MappedFile::check() tells, and the pass that read them ends in a
-/// ds4::Error. Other faults go to the handler that was there before. It is for a program's main(),
-/// once: signal handlers belong to the process, so the library installs none by itself.
+/// ds4::Error. Other faults go to the handler that was there before. It is for a program's main():
+/// signal handlers belong to the process, so the library installs none by itself. Several may live
+/// at once, on any threads: the first puts the handler there, the last one takes it away.
 class FaultGuard {
  public:
   FaultGuard() {
+    const std::scoped_lock lock(guards().mutex);
+    if (guards().count++ > 0) return;
     struct sigaction action{};
     action.sa_sigaction = &handle;
     action.sa_flags = SA_SIGINFO;
@@ -27,22 +31,25 @@ class FaultGuard {
   }
   FaultGuard(const FaultGuard&) = delete;
   FaultGuard& operator=(const FaultGuard&) = delete;
-  ~FaultGuard() { ::sigaction(SIGBUS, &before(), nullptr); }
+  ~FaultGuard() {
+    const std::scoped_lock lock(guards().mutex);
+    if (--guards().count == 0) ::sigaction(SIGBUS, &before(), nullptr);
+  }
 
  private:
   /// Everything here may be called in a signal handler.
   static void handle(int signal, siginfo_t* info, void* context) {
     const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
     for (detail::MappedRange& range : detail::mapped_ranges) {
-      const std::uintptr_t end = range.end.load();
-      if (address < range.begin.load() || address >= end) continue;
+      const std::uintptr_t end = range.end_behind(address);
+      if (end == 0) continue;
+      range.mark_broken();  // before anybody can read the zeros
       const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
       const std::uintptr_t begin = address / page * page;
       void* const place = static_cast<std::byte*>(info->si_addr) - (address - begin);
       // Of a file that was shortened, nothing behind this page is there either.
       if (::mmap(place, end - begin, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
           place) {
-        range.broken = true;
         return;
       }
     }
@@ -57,6 +64,15 @@ class FaultGuard {
       return;  // a fault comes again, and then ends the process
     }
     before().sa_handler(signal);
+  }
+
+  struct Guards {
+    std::mutex mutex;
+    std::size_t count = 0;  // that live
+  };
+  static Guards& guards() {
+    static Guards guards;
+    return guards;
   }
 
   /// The handler that was there before.

@@ -45,7 +45,7 @@ DrafterKind complete_drafter_of(ConfigValues& config, const Checkpoint& checkpoi
   if (drafter != DrafterKind::dspark) return drafter;
   if (C::dspark_stages == 0) return DrafterKind::none;
   if (config.dspark_stages > C::dspark_stages) {
-    throw Error(detail::printable_path(checkpoint.path()),
+    throw Error(ErrorKind::file, detail::printable_path(checkpoint.path()),
                 "dspark_stages: found " + std::to_string(config.dspark_stages) +
                     ", expected at most " + std::to_string(C::dspark_stages));
   }

@@ -200,7 +200,8 @@ class SafetensorsWriter {
   void write(std::span<const std::byte> bytes) {
     if (bytes.empty()) return;
     if (current_ == tensors_.size()) {
-      throw Error(detail::printable_path(path_), "found data after the last tensor");
+      throw Error(ErrorKind::file, detail::printable_path(path_),
+                  "found data after the last tensor");
     }
     write(current_, bytes);
   }
@@ -209,10 +210,11 @@ class SafetensorsWriter {
   void write(std::size_t tensor, std::span<const std::byte> bytes) {
     const std::size_t missing = sizes_[tensor] - written_[tensor];
     if (bytes.size() > missing) {
-      throw Error(where(tensor), "expected " + std::to_string(missing) +
-                                     " more bytes at most, found " + std::to_string(bytes.size()));
+      throw Error(ErrorKind::file, where(tensor),
+                  "expected " + std::to_string(missing) + " more bytes at most, found " +
+                      std::to_string(bytes.size()));
     }
-    if (!file_) throw Error(detail::printable_path(path_), "finished already");
+    if (!file_) throw Error(ErrorKind::file, detail::printable_path(path_), "finished already");
     file_->write_at(offsets_[tensor] + written_[tensor], bytes);
     written_[tensor] += bytes.size();
     skip_complete();
@@ -221,11 +223,11 @@ class SafetensorsWriter {
   /// Makes the file appear under its name, replacing one that was there. Throws ds4::Error if data
   /// are missing or the file cannot be written.
   void finish() {
-    if (!file_) throw Error(detail::printable_path(path_), "finished already");
+    if (!file_) throw Error(ErrorKind::file, detail::printable_path(path_), "finished already");
     if (current_ != tensors_.size()) {
-      throw Error(where(current_), "expected " +
-                                       std::to_string(sizes_[current_] - written_[current_]) +
-                                       " more bytes before the end, found none");
+      throw Error(ErrorKind::file, where(current_),
+                  "expected " + std::to_string(sizes_[current_] - written_[current_]) +
+                      " more bytes before the end, found none");
     }
     file_->finish();
     file_.reset();

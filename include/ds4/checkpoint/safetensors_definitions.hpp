@@ -96,21 +96,24 @@ DS4_FUNCTION void Safetensors::read_header() {
   const std::string where = detail::printable_path(path());
   const std::span<const std::byte> bytes = file_->bytes();
   if (bytes.size() < 8) {
-    throw Error(where, "expected 8 bytes of header length, found a file of " +
-                           std::to_string(bytes.size()));
+    throw Error(
+        ErrorKind::file, where,
+        "expected 8 bytes of header length, found a file of " + std::to_string(bytes.size()));
   }
   std::uint64_t length = 0;
   for (std::size_t i = 8; i-- > 0;) length = length << 8 | std::to_integer<std::uint64_t>(bytes[i]);
   const std::size_t limit = std::min(bytes.size() - 8, detail::kMaxSafetensorsHeader);
   if (length > limit) {
-    throw Error(where, "expected a header of at most " + std::to_string(limit) +
-                           " bytes, found length " + std::to_string(length));
+    throw Error(ErrorKind::file, where,
+                "expected a header of at most " + std::to_string(limit) + " bytes, found length " +
+                    std::to_string(length));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data() + 8),
                               static_cast<std::size_t>(length));
   if (!text.starts_with('{')) {
-    throw Error(where, "expected a header that begins with {, found " +
-                           detail::in_quotes(text.substr(0, 8)));
+    throw Error(
+        ErrorKind::file, where,
+        "expected a header that begins with {, found " + detail::in_quotes(text.substr(0, 8)));
   }
   const nlohmann::json header = detail::parse_json(where, text);
   const std::span<const std::byte> buffer = bytes.subspan(8 + text.size());
@@ -237,9 +240,10 @@ DS4_FUNCTION Checkpoint Checkpoint::open(const std::filesystem::path& dir) {
   const bool has_single = std::filesystem::exists(single, ignored);
   const bool has_index = std::filesystem::exists(index, ignored);
   if (has_single == has_index) {
-    throw Error(where, std::string("expected model.safetensors or model.safetensors.index.json, "
-                                   "found ") +
-                           (has_single ? "both" : "neither"));
+    throw Error(ErrorKind::file, where,
+                std::string("expected model.safetensors or model.safetensors.index.json, "
+                            "found ") +
+                    (has_single ? "both" : "neither"));
   }
   auto data = std::make_shared<Data>();
   data->path = dir;
@@ -279,7 +283,7 @@ DS4_FUNCTION std::vector<Safetensors> Checkpoint::open_shards(
   const std::string where = detail::printable_path(index_path);
   const nlohmann::json index = detail::read_json(index_path);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    throw Error(where, "expected an object with weight_map, an object");
+    throw Error(ErrorKind::file, where, "expected an object with weight_map, an object");
   }
   detail::Problems problems;
   std::map<std::string, std::set<std::string>> listed;  // tensors of each shard, by the index
@@ -366,7 +370,8 @@ DS4_FUNCTION std::string SafetensorsWriter::lay_out(
   std::vector<std::size_t> order;
   for (const TensorSpec& tensor : tensors_) {
     const auto size = detail::byte_count(tensor.shape, tensor.dtype);
-    if (!size) throw Error(where, detail::printable(tensor.name) + ": its size overflows");
+    if (!size)
+      throw Error(ErrorKind::file, where, detail::printable(tensor.name) + ": its size overflows");
     order.push_back(sizes_.size());
     sizes_.push_back(*size);
   }
@@ -381,12 +386,13 @@ DS4_FUNCTION std::string SafetensorsWriter::lay_out(
   for (const std::size_t i : order) {
     const TensorSpec& tensor = tensors_[i];
     if (tensor.name == "__metadata__" || header.contains(tensor.name)) {
-      throw Error(where, detail::printable(tensor.name) +
-                             ": expected a name used once, and not __metadata__");
+      throw Error(
+          ErrorKind::file, where,
+          detail::printable(tensor.name) + ": expected a name used once, and not __metadata__");
     }
     offsets_[i] = end;
     if (sizes_[i] > static_cast<std::size_t>(std::numeric_limits<::off_t>::max()) / 2 - end) {
-      throw Error(where, "the size of all tensors overflows");
+      throw Error(ErrorKind::file, where, "the size of all tensors overflows");
     }
     end += sizes_[i];
     header[tensor.name] = {{"dtype", dtype_name(tensor.dtype)},
@@ -397,13 +403,13 @@ DS4_FUNCTION std::string SafetensorsWriter::lay_out(
   try {
     text = header.dump();
   } catch (const nlohmann::json::exception&) {
-    throw Error(where, "expected names and metadata in UTF-8");
+    throw Error(ErrorKind::file, where, "expected names and metadata in UTF-8");
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
   if (text.size() > detail::kMaxSafetensorsHeader) {
-    throw Error(where, "expected a header of at most " +
-                           std::to_string(detail::kMaxSafetensorsHeader) + " bytes, found " +
-                           std::to_string(text.size()));
+    throw Error(ErrorKind::file, where,
+                "expected a header of at most " + std::to_string(detail::kMaxSafetensorsHeader) +
+                    " bytes, found " + std::to_string(text.size()));
   }
   std::string length;
   for (unsigned i = 0; i < 8; ++i) length += static_cast<char>(text.size() >> (8 * i) & 0xff);

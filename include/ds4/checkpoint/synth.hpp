@@ -104,9 +104,10 @@ inline ConfigValues truncated(ConfigValues config, std::size_t layers) {
   const Schedule schedule = schedule_of(config);
   if (layers < schedule.prefix || layers > schedule.prefix + 2 * schedule.pairs ||
       (layers - schedule.prefix) % 2 != 0) {
-    throw Error("layers", "found " + std::to_string(layers) + ", expected " +
-                              std::to_string(schedule.prefix) + " and up to " +
-                              std::to_string(schedule.pairs) + " pairs of two");
+    throw Error(ErrorKind::file, "layers",
+                "found " + std::to_string(layers) + ", expected " +
+                    std::to_string(schedule.prefix) + " and up to " +
+                    std::to_string(schedule.pairs) + " pairs of two");
   }
   config.num_hidden_layers = layers;
   config.compress_ratios.resize(layers);

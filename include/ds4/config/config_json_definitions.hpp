@@ -523,12 +523,13 @@ inline void check_relations(ConfigFields& file, const ConfigValues& values) {
 }
 
 DS4_FUNCTION ConfigValues config_from_json(std::string_view where, const nlohmann::json& root) {
-  if (!root.is_object()) throw Error(where, "expected an object, found " + describe(root));
+  if (!root.is_object())
+    throw Error(ErrorKind::file, where, "expected an object, found " + describe(root));
   if (const auto inference = release_form(root)) return config_from_json(where, *inference);
   const auto type = root.find("model_type");
   if (type != root.end() && type->is_string() && *type == "deepseek_v41") {
     throw Error(
-        where,
+        ErrorKind::file, where,
         "model_type: expected \"deepseek_v4\", found \"deepseek_v41\", another architecture");
   }
   ConfigFields file(root);

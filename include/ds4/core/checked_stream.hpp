@@ -61,14 +61,14 @@ class CheckedWriter {
   void finish() {
     const std::uint64_t sum = checksum_.value();
     put(std::as_bytes(std::span(&sum, 1)));
-    if (!stream_.flush()) throw Error(where_, "cannot be written");
+    if (!stream_.flush()) throw Error(ErrorKind::file, where_, "cannot be written");
   }
 
  private:
   void put(std::span<const std::byte> data) {
     stream_.write(reinterpret_cast<const char*>(data.data()),
                   static_cast<std::streamsize>(data.size()));
-    if (!stream_) throw Error(where_, "cannot be written");
+    if (!stream_) throw Error(ErrorKind::file, where_, "cannot be written");
   }
 
   std::ostream& stream_;
@@ -108,7 +108,9 @@ class CheckedReader {
     take(std::as_writable_bytes(std::span(&sum, 1)));
     if (sum != checksum_.value()) fail("found a checksum of other data, expected intact data");
   }
-  [[noreturn]] void fail(const std::string& what) const { throw Error(where_, what); }
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(ErrorKind::file, where_, what);
+  }
 
  private:
   void take(std::span<std::byte> data) {

@@ -63,7 +63,8 @@ class JsonBuilder {
   bool key(std::string& name) {
     auto [entry, is_new] = open_.back()->get_ref<json::object_t&>().try_emplace(std::move(name));
     if (!is_new)
-      throw Error(where_, "expected each key once, found " + in_quotes(entry->first) + " again");
+      throw Error(ErrorKind::file, where_,
+                  "expected each key once, found " + in_quotes(entry->first) + " again");
     member_ = &entry->second;
     return true;
   }
@@ -71,7 +72,7 @@ class JsonBuilder {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ...": only ours is needed.
     std::string_view text = error.what();
     if (const std::size_t end = text.find("] "); end != text.npos) text.remove_prefix(end + 2);
-    throw Error(where_, "expected JSON, found " + printable(text, 240));
+    throw Error(ErrorKind::file, where_, "expected JSON, found " + printable(text, 240));
   }
 
  private:
@@ -89,8 +90,9 @@ class JsonBuilder {
   }
   bool open(json container) {
     if (open_.size() == kMaxJsonDepth) {
-      throw Error(where_, "expected at most " + std::to_string(kMaxJsonDepth) +
-                              " levels of nested JSON, found more");
+      throw Error(ErrorKind::file, where_,
+                  "expected at most " + std::to_string(kMaxJsonDepth) +
+                      " levels of nested JSON, found more");
     }
     open_.push_back(place(std::move(container)));
     return true;
@@ -111,7 +113,8 @@ class JsonBuilder {
 inline nlohmann::json parse_json(std::string_view where, std::string_view text) {
   // nlohmann takes a NUL for the end of the text and would not see what follows.
   if (const std::size_t nul = text.find('\0'); nul != text.npos) {
-    throw Error(where, "expected JSON, found a NUL at byte " + std::to_string(nul));
+    throw Error(ErrorKind::file, where,
+                "expected JSON, found a NUL at byte " + std::to_string(nul));
   }
   JsonBuilder builder(where);
   nlohmann::json::sax_parse(text.data(), text.data() + text.size(), &builder);
@@ -125,8 +128,9 @@ inline nlohmann::json read_json(const std::filesystem::path& path,
   const MappedFile file(path);
   const std::string where = printable_path(path);
   if (file.bytes().size() > max_bytes) {
-    throw Error(where, "expected JSON of at most " + std::to_string(max_bytes) + " bytes, found " +
-                           std::to_string(file.bytes().size()));
+    throw Error(ErrorKind::file, where,
+                "expected JSON of at most " + std::to_string(max_bytes) + " bytes, found " +
+                    std::to_string(file.bytes().size()));
   }
   return parse_json(where,
                     {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()});

@@ -1,6 +1,7 @@
 // Read-only memory mapping of a whole file.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -33,7 +34,7 @@ inline std::string printable_path(const std::filesystem::path& path) {
 /// Throws "cannot <action>: <text of errno value>".
 [[noreturn]] inline void throw_errno(const std::filesystem::path& path, std::string_view action,
                                      int error) {
-  throw Error(printable_path(path),
+  throw Error(ErrorKind::file, printable_path(path),
               "cannot " + std::string(action) + ": " + std::generic_category().message(error));
 }
 
@@ -57,31 +58,61 @@ class FileDescriptor {
   int value_;
 };
 
-/// Where files are mapped, for a FaultGuard: a signal handler can read it at any moment.
-struct MappedRange {
-  std::atomic<std::uintptr_t> begin{0};  ///< 0: free
-  std::atomic<std::uintptr_t> end{0};    ///< 0: not complete
-  std::atomic<bool> broken{false};       ///< some of it could not be read, and is zeros now
+/// Where a file is mapped, for a FaultGuard: a signal handler can look at any moment, also while
+/// this is another file's by now.
+class MappedRange {
+ public:
+  /// Becomes the range of these bytes; false if it is one already.
+  bool take(std::uintptr_t begin, std::size_t size) {
+    std::uint32_t count = changes_.load();
+    if (count % 2 != 0 || begin_.load() != 0) return false;
+    if (!changes_.compare_exchange_strong(count, count + 1)) return false;
+    broken_ = false;
+    begin_ = begin;
+    end_ = begin + size;
+    changes_ = count + 2;
+    return true;
+  }
+  /// Is free again.
+  void give_up() {
+    ++changes_;
+    begin_ = 0;
+    end_ = 0;
+    ++changes_;
+  }
+
+  /// Where it ends if the address is one of its bytes, and otherwise 0. A range that is changing is
+  /// nobody's: whoever reads a file's bytes keeps it mapped.
+  std::uintptr_t end_behind(std::uintptr_t address) const {
+    const std::uint32_t count = changes_.load();
+    const std::uintptr_t begin = begin_.load();
+    const std::uintptr_t end = end_.load();
+    const bool changing = count % 2 != 0 || changes_.load() != count;
+    return !changing && address >= begin && address < end ? end : 0;
+  }
+
+  ///@{
+  /// Some of it could not be read, and is zeros now.
+  void mark_broken() { broken_ = true; }
+  bool broken() const { return broken_; }
+  ///@}
+
+ private:
+  std::atomic<std::uint32_t> changes_{0};  // their number; odd while one is being made
+  std::atomic<std::uintptr_t> begin_{0};   // 0: free
+  std::atomic<std::uintptr_t> end_{0};
+  std::atomic<bool> broken_{false};
+  static_assert(std::atomic<std::uintptr_t>::is_always_lock_free, "read in a signal handler");
 };
 inline constexpr std::size_t kMappedRanges = 1024;
 inline std::array<MappedRange, kMappedRanges> mapped_ranges;
 
 /// A free range, now this one; null if all are taken.
 inline MappedRange* add_mapped_range(const void* begin, std::size_t size) {
-  for (MappedRange& range : mapped_ranges) {
-    std::uintptr_t free = 0;
-    const auto address = reinterpret_cast<std::uintptr_t>(begin);
-    if (range.begin.compare_exchange_strong(free, address)) {
-      range.broken = false;
-      range.end = address + size;
-      return &range;
-    }
-  }
-  return nullptr;
-}
-inline void remove_mapped_range(MappedRange& range) {
-  range.end = 0;
-  range.begin = 0;
+  const auto range = std::ranges::find_if(mapped_ranges, [&](MappedRange& free) {
+    return free.take(reinterpret_cast<std::uintptr_t>(begin), size);
+  });
+  return range == mapped_ranges.end() ? nullptr : &*range;
 }
 
 }  // namespace detail
@@ -99,11 +130,14 @@ class MappedFile {
     struct stat status{};
     if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
     const std::string where = detail::printable_path(path_);
-    if (S_ISDIR(status.st_mode)) throw Error(where, "expected a regular file, found a directory");
-    if (!S_ISREG(status.st_mode)) throw Error(where, "expected a regular file, found a device");
-    if (status.st_size == 0) throw Error(where, "expected data, found an empty file");
+    if (S_ISDIR(status.st_mode))
+      throw Error(ErrorKind::file, where, "expected a regular file, found a directory");
+    if (!S_ISREG(status.st_mode))
+      throw Error(ErrorKind::file, where, "expected a regular file, found a device");
+    if (status.st_size == 0)
+      throw Error(ErrorKind::file, where, "expected data, found an empty file");
     if (static_cast<std::uintmax_t>(status.st_size) > SIZE_MAX) {
-      throw Error(where, "the file is larger than the address space");
+      throw Error(ErrorKind::file, where, "the file is larger than the address space");
     }
     const ::uid_t user = ::geteuid();
     tells_residency_ =
@@ -134,7 +168,7 @@ class MappedFile {
   }
   ///@}
   ~MappedFile() {
-    if (range_ != nullptr) detail::remove_mapped_range(*range_);
+    if (range_ != nullptr) range_->give_up();
     if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
   }
 
@@ -168,12 +202,12 @@ class MappedFile {
     if (::fstat(file_.get(), &status) != 0) detail::throw_errno(path_, "stat", errno);
     const std::string where = detail::printable_path(path_);
     if (static_cast<std::uintmax_t>(status.st_size) < size_) {
-      throw Error(where, "expected " + std::to_string(size_) +
-                             " bytes, as when it was opened, found " +
-                             std::to_string(status.st_size) + ": it was shortened while in use");
+      throw Error(ErrorKind::file, where,
+                  "expected " + std::to_string(size_) + " bytes, as when it was opened, found " +
+                      std::to_string(status.st_size) + ": it was shortened while in use");
     }
-    if (range_ != nullptr && range_->broken) {
-      throw Error(where, "cannot be read: some of it was lost while in use");
+    if (range_ != nullptr && range_->broken()) {
+      throw Error(ErrorKind::file, where, "cannot be read: some of it was lost while in use");
     }
   }
 

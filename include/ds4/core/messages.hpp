@@ -82,8 +82,8 @@ class Problems {
   /// Throws one ds4::Error with the first problems and the number of the others, if any.
   void throw_if_any(std::string_view where) const {
     if (empty()) return;
-    if (hidden_ == 0) throw Error(where, text_);
-    throw Error(where, text_ + "; and " + std::to_string(hidden_) + " more");
+    if (hidden_ == 0) throw Error(ErrorKind::file, where, text_);
+    throw Error(ErrorKind::file, where, text_ + "; and " + std::to_string(hidden_) + " more");
   }
 
  private:

@@ -29,7 +29,7 @@ class NewFile {
   explicit NewFile(std::filesystem::path path) : path_(std::move(path)) {
     struct stat there{};
     if (::stat(path_.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) {
-      throw Error(detail::printable_path(path_),
+      throw Error(ErrorKind::file, detail::printable_path(path_),
                   std::string("cannot create: found a ") +
                       (S_ISDIR(there.st_mode) ? "folder" : "device or pipe") + " of this name");
     }

@@ -20,6 +20,9 @@ class RowLog {
  public:
   /// Values of a row.
   static constexpr std::size_t kWidth = Width;
+  /// Whether rows may be of several types, of which the sequence's state settles one for all such
+  /// logs.
+  static constexpr bool kReducible = false;
 
   ///@{
   /// The first row, and the one behind the last.
@@ -73,12 +76,18 @@ class RowLog {
   void copy_row(std::size_t row, std::byte* out) const {
     std::memcpy(out, this->row(row), Width * sizeof(T));
   }
-  /// Becomes the empty log whose next row is `first`; false if it cannot keep rows of this type.
+  ///@{
+  /// Becomes the empty log whose next row is `first`, of this type from now on, or of the one that
+  /// the first append has; false if it cannot keep rows of this type.
   bool restart(std::size_t first, DType dtype) {
-    *this = {};
-    first_ = first;
+    restart(first);
     return dtype == kDType;
   }
+  void restart(std::size_t first) {
+    *this = {};
+    first_ = first;
+  }
+  ///@}
   /// Adds a row of the type that restart was told.
   void append_row(const std::byte* row) {
     data_.resize(data_.size() + Width);

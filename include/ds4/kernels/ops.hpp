@@ -71,7 +71,8 @@ struct RotaryTable {
 /// for that thread; everything below `run` is written once and executed by all lanes together. All
 /// lanes call the same operations in the same order with the same arguments (scratch memory is the
 /// same for all), an operation divides its work among them, and its result is complete for all
-/// lanes when it returns.
+/// lanes when it returns. What a lane throws ends the run on all lanes, which do not wait for it
+/// any more, and comes out of `run`.
 template <class B>
 concept Backend = requires(B backend, void (*lane)(B&)) {
   typename B::Scalar;
@@ -88,6 +89,7 @@ concept Backend = requires(B backend, void (*lane)(B&)) {
   { backend.is_leader() } -> std::same_as<bool>;  // true on exactly one lane
   backend.wait_for_all();
   { backend.scratch_bytes() } -> std::same_as<std::size_t>;  // kept from pass to pass
+  backend.release_scratch();                                 // gives that back, between passes
 };
 
 }  // namespace ds4::inline v0_1
@@ -344,8 +346,8 @@ void add_to_streams(B& backend, RowsView<T, N, D> streams, RowsView<Y, D> y) {
   backend.add_to_streams(streams, y.as_const());
 }
 
-/// ids[s] = the index of the largest of logits[s, :], a tie to the lower one. logits [S, V];
-/// ids [S, 1].
+/// ids[s] = the index of the largest of logits[s, :], a tie to the lower one; -1 if the row has a
+/// NaN or +infinity, or no finite value. logits [S, V]; ids [S, 1].
 template <class B, class I, class X, std::size_t V>
 void argmax(B& backend, RowsView<I, 1> ids, RowsView<X, V> logits) {
   assert(ids.extent(0) == logits.extent(0));

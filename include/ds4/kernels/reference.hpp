@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <ds4/config/config.hpp>
+#include <ds4/core/greatest.hpp>
 #include <ds4/core/row_log.hpp>
 #include <ds4/core/stored_matrix.hpp>
 #include <ds4/core/tensor.hpp>
@@ -96,6 +97,7 @@ class Reference {
   Scratch scratch() { return {}; }
   /// Memory kept from pass to pass: none.
   std::size_t scratch_bytes() const { return 0; }
+  void release_scratch() {}
 
   /// One lane, the calling thread.
   template <class F>
@@ -393,8 +395,7 @@ class Reference {
   template <std::size_t V>
   void argmax(RowsView<std::int32_t, 1> ids, RowsView<const T, V> logits) {
     for (std::size_t s = 0; s < logits.extent(0); ++s) {
-      const auto row = logits[s].flat();
-      ids(s, 0) = static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());
+      ids(s, 0) = index_of_greatest(logits[s].flat());
     }
   }
   ///@}

@@ -89,7 +89,7 @@ struct DsparkDrafter {
     /// Keeps what follows `position`.
     void begin(std::size_t position) {
       *this = State();
-      targets.restart(position, DType::f32);
+      targets.restart(position);
     }
     /// Whether the targets suffice for a block behind `position` tokens.
     bool reaches(std::size_t position) const {
@@ -103,7 +103,7 @@ struct DsparkDrafter {
       if (windows.size() != K || windows[0].window.first() > first ||
           windows[0].window.end() < std::max(first, targets.first())) {
         windows.assign(K, {});
-        for (auto& stage : windows) stage.window.restart(first, DType::f32);  // a row settles it
+        for (auto& stage : windows) stage.window.restart(first);
       }
       return windows[0].window.end();
     }
@@ -116,6 +116,8 @@ struct DsparkDrafter {
       }
       truncate_windows(position);
     }
+    /// Forgets the windows, which can be made again.
+    void forget_derived() { windows.clear(); }
     /// Forgets the windows' rows from `end` on.
     void truncate_windows(std::size_t end) {
       if (!windows.empty() && windows[0].window.first() > end) windows.clear();

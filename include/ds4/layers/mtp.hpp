@@ -53,7 +53,7 @@ struct MtpLayer {
     /// Keeps what follows `position`.
     void begin(std::size_t position) {
       *this = State();
-      streams.restart(position, DType::f32);
+      streams.restart(position);
     }
     /// The tokens of the rows that a pass has added to the streams.
     void take_in(std::span<const std::int32_t> tokens) {
@@ -70,7 +70,7 @@ struct MtpLayer {
     std::size_t next_row(std::size_t position) {
       auto& window = layer.window;
       if (window.first() > first_needed(position) || window.end() < streams.first()) {
-        window.restart(streams.first(), DType::f32);  // the next row settles the type
+        window.restart(streams.first());
       }
       return window.end();
     }
@@ -88,11 +88,13 @@ struct MtpLayer {
       }
       truncate_window(position - std::min<std::size_t>(position, 1));
     }
+    /// Forgets the window, which can be made again.
+    void forget_derived() { layer = {}; }
     /// Forgets the window's rows from `end` on.
     void truncate_window(std::size_t end) {
       auto& window = layer.window;
       if (window.first() > end) {
-        window.restart(end, DType::f32);  // the next row settles the type
+        window.restart(end);
       } else if (window.end() > end) {
         window.truncate(end);
       }

@@ -27,7 +27,9 @@ struct LayerInfo {
 /// The parts of a pass are announced as well: the pass, its layers, and the regions "embed" and
 /// "head" and, inside layers, "hyper_connection", "mix_streams", "attention", "compressor",
 /// "indexer", "attend", "moe", "router", "experts" and "shared_expert". Each begin... has its
-/// end(), when all of the part's work is done. The calls come in order, from one thread.
+/// end(), when all of the part's work is done. The calls come in order, from one thread. What one
+/// of them throws ends the pass, and comes out of the call of the model: the parts that are open
+/// get their end(), and the state is lost unless a StopCheck was given.
 template <class T>
 class StageObserver {
  public:

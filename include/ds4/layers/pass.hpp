@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -47,7 +48,14 @@ class PassRegion {
   PassRegion& operator=(const PassRegion&) = delete;
   ~PassRegion() {
     if (observer_ == nullptr) return;
-    backend_.wait_for_all();
+    // Lanes that an exception ends do not meet here. One that meets them because the exception is
+    // another lane's finds out at the next operation.
+    if (std::uncaught_exceptions() == exceptions_) {
+      try {
+        backend_.wait_for_all();
+      } catch (...) {  // NOLINT(bugprone-empty-catch)
+      }
+    }
     if (backend_.is_leader()) observer_->end();
   }
 
@@ -56,6 +64,7 @@ class PassRegion {
 
   B& backend_;
   Observer* observer_;
+  int exceptions_ = std::uncaught_exceptions();
   decltype(std::declval<B&>().region("")) marked_;
 };
 
@@ -94,7 +103,7 @@ struct Pass {
   Rotary compress;  ///< compress_rope_theta with YaRN, for CSA and HCA layers
   StageObserver<Scalar>* observer = nullptr;  ///< or null
   std::size_t layer = 0;                      ///< the running layer's number
-  detail::PassStop* stop = nullptr;           ///< or null: nothing stops it
+  const StopCheck* stop = nullptr;            ///< or null: nothing stops it
 
   /// S, the tokens of the pass.
   std::size_t rows() const { return ids.size(); }
@@ -104,14 +113,14 @@ struct Pass {
     return kind == AttentionKind::sliding ? main : compress;
   }
 
-  /// Marks a part of the pass. Throws Stopped on all lanes if it is to end here.
+  /// Marks a part of the pass. Throws Stopped on the leader if it is to end here.
   PassRegion<B> region(std::string_view name) const {
-    if (stop != nullptr) stop->look(backend);
+    if (stop != nullptr) detail::look_for_stop(*stop, backend);
     return {backend, observer, name};
   }
   /// The same for a layer.
   PassRegion<B> region(const LayerInfo& info) const {
-    if (stop != nullptr) stop->look(backend);
+    if (stop != nullptr) detail::look_for_stop(*stop, backend);
     return {backend, observer, info};
   }
 

@@ -75,6 +75,10 @@ class DraftState {
   void truncate(std::size_t position) {
     visit([&](auto& kept, auto) { kept.truncate(position); });
   }
+  /// Forgets the rows that are made from others: some may not have been finished.
+  void forget_derived() {
+    visit([&](auto& kept, auto) { kept.forget_derived(); });
+  }
   /// Calls f(log, 1, first_needed) for the log that all else can be made from; see
   /// Attention::State.
   template <class Self, class F>

@@ -36,7 +36,8 @@ StageWindows<C, B> stages_of(std::span<State<C, B>* const> states, std::size_t s
   StageWindows<C, B> of;
   of.stages.resize(stages);
   for (std::size_t k = 0; k < stages; ++k) {
-    for (State<C, B>* state : states) of.stages[k].push_back(&state->drafts.dspark.windows[k]);
+    for (State<C, B>* state : states)
+      of.stages[k].push_back(&detail::StateParts::drafts(*state).dspark.windows[k]);
     of.spans.emplace_back(of.stages[k]);
   }
   return of;
@@ -53,8 +54,9 @@ void make_dspark_rows(B& backend, const DsparkDrafter<C, B>& drafter,
   std::vector<State<C, B>*> owners;
   std::size_t S = 0;
   for (State<C, B>* state : states) {
-    const std::size_t first = state->drafts.dspark.next_row(state->position, K);
-    const std::size_t count = state->position - first;
+    const std::size_t first =
+        detail::StateParts::drafts(*state).dspark.next_row(state->position(), K);
+    const std::size_t count = state->position() - first;
     if (count == 0) continue;
     segments.push_back({S, count, first});
     owners.push_back(state);
@@ -71,7 +73,7 @@ void make_dspark_rows(B& backend, const DsparkDrafter<C, B>& drafter,
     auto r = scratch.template rows<Drafter::M * Drafter::D>(S);
     for (std::size_t i = 0; i < segments.size(); ++i) {
       ops::read_rows(lane, r.rows(segments[i].first, segments[i].count),
-                     owners[i]->drafts.dspark.targets, segments[i].position);
+                     detail::StateParts::drafts(*owners[i]).dspark.targets, segments[i].position);
     }
     drafter.append_windows(Pass<C, B>{lane, ids, segments, rotary, rotary, observer}, r,
                            windows.spans);
@@ -102,7 +104,7 @@ DsparkBlocks<C, B> dspark_blocks(B& backend, const ModelWeights<C, B>& weights,
   for (std::size_t i = 0; i < states.size(); ++i) {
     host_ids[i * kBlock] = anchors[i];
     // One token more than the block may be taken back: the window then keeps W rows before it.
-    segments.push_back({i * kBlock, kBlock, states[i]->position, kBlock + 1, true});
+    segments.push_back({i * kBlock, kBlock, states[i]->position(), kBlock + 1, true});
   }
   const auto windows = detail::stages_of<C, B>(states, drafter.stages.size());
   DsparkBlocks<C, B> made{Rows<typename B::Scalar, D>(S),
@@ -126,7 +128,8 @@ DsparkBlocks<C, B> dspark_blocks(B& backend, const ModelWeights<C, B>& weights,
     ops::linear(lane, logits, normed, weights.head);
     lane.deliver(made.logits.flat(), logits.as_const().flat());
   });
-  for (State<C, B>* state : states) state->drafts.dspark.truncate_windows(state->position);
+  for (State<C, B>* state : states)
+    detail::StateParts::drafts(*state).dspark.truncate_windows(state->position());
   return made;
 }
 

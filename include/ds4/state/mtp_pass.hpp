@@ -53,8 +53,8 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
     // come again.
     const std::size_t end = of.first + of.next.size();
     segments.push_back({host_next.size(), count, of.first + begin,
-                        of.state->rollback_limit() + end + 1 - of.state->position});
-    states.push_back(&of.state->drafts.mtp.layer);
+                        of.state->rollback_limit() + end + 1 - of.state->position()});
+    states.push_back(&detail::StateParts::drafts(*of.state).mtp.layer);
     owners.push_back(of.state);
     host_next.insert(host_next.end(), ids.begin(), ids.end());
   };
@@ -81,7 +81,7 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
       auto X = streams_memory.template rows<N, D>(S);
       for (std::size_t i = 0; i < segments.size(); ++i) {
         ops::read_rows(lane, X.rows(segments[i].first, segments[i].count).template as<N * D>(),
-                       owners[i]->drafts.mtp.streams, segments[i].position);
+                       detail::StateParts::drafts(*owners[i]).mtp.streams, segments[i].position);
       }
       mtp.project(lane, input, X, next, weights.embed);
     }
@@ -101,7 +101,7 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
     mtp.layer.forward(pass, last, all.subspan(seen_segments));
     for (std::size_t i = 0; chain && i < last_segments.size(); ++i) {
       const Segment& of = last_segments[i];
-      ops::append(lane, owners[seen_segments + i]->drafts.mtp.streams,
+      ops::append(lane, detail::StateParts::drafts(*owners[seen_segments + i]).mtp.streams,
                   last.rows(of.first + of.count - 1, 1).template as<N * D>());
     }
     auto y = scratch.template rows<D>(S - seen);

@@ -27,15 +27,15 @@
 
 namespace ds4::inline v0_1 {
 
-/// A sequence to continue: its tokens, and the state that has taken in the first state.position of
-/// them. The others, if any, are still to be taken in: prefill(state, pending()).
+/// A sequence to continue: its tokens, and the state that has taken in the first state.position()
+/// of them. The others, if any, are still to be taken in: prefill(state, pending()).
 template <class State>
 struct Session {
   std::vector<std::int32_t> ids;  ///< all tokens
-  State state;                    ///< has taken in the first state.position of them.
+  State state;                    ///< has taken in the first state.position() of them.
 
   /// The tokens that are still to be taken in.
-  std::span<const std::int32_t> pending() const { return std::span(ids).subspan(state.position); }
+  std::span<const std::int32_t> pending() const { return std::span(ids).subspan(state.position()); }
 };
 
 /// Writes a session to a file, which appears only when it is complete and replaces one that is
@@ -94,7 +94,8 @@ inline std::ifstream open_session(const std::filesystem::path& file) {
   std::error_code ignored;
   const auto status = std::filesystem::status(file, ignored);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    throw Error(printable_path(file), "expected a session file, found something that is no file");
+    throw Error(ErrorKind::file, printable_path(file),
+                "expected a session file, found something that is no file");
   }
   errno = 0;
   std::ifstream stream(file, std::ios::binary);
@@ -128,8 +129,8 @@ Session<State> read_session(std::istream& stream, const std::string& where, std:
   if (stream.peek() != std::istream::traits_type::eof()) {
     in.fail("found more behind the end of the session, expected nothing");
   }
-  if (session.state.position > session.ids.size()) {
-    in.fail("found a state of " + std::to_string(session.state.position) +
+  if (session.state.position() > session.ids.size()) {
+    in.fail("found a state of " + std::to_string(session.state.position()) +
             " tokens, expected at most " + std::to_string(session.ids.size()));
   }
   in.expect_ids(session.ids, State::Config::vocab_size);
@@ -142,8 +143,8 @@ template <ModelConfig C, Backend B>
 void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
                   const State<C, B>& state, std::uint64_t weights) {
   const std::string where = detail::printable_path(file);
-  if (state.position > ids.size()) {
-    throw Error(where, "found a state of " + std::to_string(state.position) +
+  if (state.position() > ids.size()) {
+    throw Error(where, "found a state of " + std::to_string(state.position()) +
                            " tokens, expected at most the " + std::to_string(ids.size()) +
                            " of the sequence");
   }

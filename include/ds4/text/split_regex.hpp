@@ -153,8 +153,9 @@ class SplitRegex {
                               &offset, nullptr),
               pcre2_code_free_8);
     if (!code) {
-      throw Error(where, std::string(field) + ": expected a regular expression, found \"" +
-                             pcre2_message(error) + "\" at byte " + std::to_string(offset));
+      throw Error(ErrorKind::file, where,
+                  std::string(field) + ": expected a regular expression, found \"" +
+                      pcre2_message(error) + "\" at byte " + std::to_string(offset));
     }
     // Where there is no JIT, pcre2_match_8 interprets: the same result, only slower.
     pcre2_jit_compile_8(code.get(), PCRE2_JIT_COMPLETE);

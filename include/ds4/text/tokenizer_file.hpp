@@ -66,7 +66,7 @@ class TokenizerFileReader {
                            std::string_view found) const {
     std::string what(field);
     what.append(": expected ").append(expected).append(", found ").append(found);
-    throw Error(file_, what);
+    throw Error(ErrorKind::file, file_, what);
   }
 
   /// A string from the file, quoted, in ASCII, not long.

@@ -97,6 +97,7 @@ class TapeBackend : public TapeRecorder<K>,
   Scratch scratch() { return Scratch(*this); }
   /// Of the tape.
   std::size_t scratch_bytes() const { return this->tape().held_bytes(); }
+  void release_scratch() {}  // the tape's memory is what the gradients are made from
 
   ///@{
   /// One lane, the calling thread; the kernels have threads of their own.

@@ -65,7 +65,7 @@ inline std::string text_fingerprint(std::span<const std::int32_t> tokens) {
 inline void make_folder(const std::filesystem::path& dir) {
   std::error_code error;
   if (!std::filesystem::create_directories(dir, error) && error) {
-    throw Error(detail::printable_path(dir), "cannot create: " + error.message());
+    throw Error(ErrorKind::file, detail::printable_path(dir), "cannot create: " + error.message());
   }
 }
 
@@ -152,9 +152,10 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
   const auto read = [&](const std::string& name, DType dtype, auto values) {
     if (values.empty()) return;
     const StoredTensor* tensor = stored.find(name);
-    if (tensor == nullptr) throw Error(where, detail::printable(name) + ": missing");
+    if (tensor == nullptr)
+      throw Error(ErrorKind::file, where, detail::printable(name) + ": missing");
     if (tensor->dtype != dtype || tensor->data.size() != values.size_bytes()) {
-      throw Error(where,
+      throw Error(ErrorKind::file, where,
                   detail::printable(name) + ": found " + std::string(dtype_name(tensor->dtype)) +
                       " " + detail::shape_text(tensor->shape) + ", expected " +
                       std::string(dtype_name(dtype)) + " [" + std::to_string(values.size()) + "]");
@@ -171,8 +172,9 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
     read("tables." + table.name, DType::i32, table.picks);
     for (const std::int32_t pick : table.picks) {
       if (pick < 0 || static_cast<std::size_t>(pick) >= table.experts) {
-        throw Error(where, "tables." + table.name + ": found expert " + std::to_string(pick) +
-                               ", expected 0 to " + std::to_string(table.experts - 1));
+        throw Error(ErrorKind::file, where,
+                    "tables." + table.name + ": found expert " + std::to_string(pick) +
+                        ", expected 0 to " + std::to_string(table.experts - 1));
       }
     }
   }
@@ -181,16 +183,18 @@ inline std::map<std::string, std::string> load_training_state(const std::filesys
     read("mean_square." + state.name, DType::f32, std::span(state.mean_square));
   }
   if (used != stored.tensors().size()) {
-    throw Error(where, "found " + std::to_string(stored.tensors().size()) + " tensors, expected " +
-                           std::to_string(used));
+    throw Error(ErrorKind::file, where,
+                "found " + std::to_string(stored.tensors().size()) + " tensors, expected " +
+                    std::to_string(used));
   }
   const auto steps = stored.metadata().find("steps");
-  if (steps == stored.metadata().end()) throw Error(where, "__metadata__: steps: missing");
+  if (steps == stored.metadata().end())
+    throw Error(ErrorKind::file, where, "__metadata__: steps: missing");
   const std::string& text = steps->second;
   std::size_t count = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
   if (parsed.ec != std::errc{} || parsed.ptr != text.data() + text.size()) {
-    throw Error(where,
+    throw Error(ErrorKind::file, where,
                 "__metadata__: steps: found " + detail::in_quotes(text) + ", expected a number");
   }
   optimizer.set_steps(count);

@@ -111,7 +111,7 @@ class WeightBinding {
 
   /// Whether the activations of BF16 matrices stay float32.
   bool is_exact() const { return exact_; }
-  /// The type of new state rows that may be rounded.
+  /// The type of new states' rows that may be rounded.
   DType row_type() const { return reduced_ && !exact_ ? DType::bf16 : DType::f32; }
 
  private:

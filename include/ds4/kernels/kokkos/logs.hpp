@@ -18,6 +18,7 @@ template <class Space, std::size_t Width, bool Reducible>
 class DeviceLog {
  public:
   static constexpr std::size_t kWidth = Width;
+  static constexpr bool kReducible = Reducible;
 
   std::size_t first() const { return first_; }
   std::size_t end() const { return first_ + rows_; }
@@ -27,13 +28,12 @@ class DeviceLog {
   const std::byte* data() const { return memory_.data() + skip_ * row_bytes(); }
   std::size_t bytes() const { return memory_.size(); }
 
-  /// Adds `count` rows of this type, still to be written, and returns where they go. The first ones
-  /// settle the type.
+  /// Adds `count` rows, still to be written, and returns where they go. They are of this type
+  /// unless that is settled.
   std::byte* add(const Space& space, std::size_t count, DType dtype) {
-    if (rows_ == 0) {
-      dtype_ = Reducible ? dtype : DType::f32;
-      skip_ = 0;
-    }
+    if (!settled_) dtype_ = Reducible ? dtype : DType::f32;
+    settled_ = true;
+    if (rows_ == 0) skip_ = 0;
     make_room(space, count);
     rows_ += count;
     return memory_.data() + (skip_ + rows_ - count) * row_bytes();
@@ -53,10 +53,14 @@ class DeviceLog {
     copy_to_host(Space(), out, data() + (row - first_) * row_bytes(), row_bytes());
   }
   bool restart(std::size_t first, DType dtype) {
+    restart(first);
+    dtype_ = dtype;
+    settled_ = true;
+    return dtype == DType::f32 || (Reducible && dtype == DType::bf16);
+  }
+  void restart(std::size_t first) {
     *this = {};
     first_ = first;
-    dtype_ = dtype;
-    return dtype == DType::f32 || (Reducible && dtype == DType::bf16);
   }
   void append_row(const std::byte* row) {
     const Space space;
@@ -92,6 +96,7 @@ class DeviceLog {
   std::size_t rows_ = 0;
   std::size_t skip_ = 0;
   DType dtype_ = DType::f32;
+  bool settled_ = false;  // the type of the rows
 };
 
 /// Rows that a compressor still needs.

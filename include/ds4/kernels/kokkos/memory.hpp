@@ -73,8 +73,9 @@ class Bytes {
     } catch (const std::exception&) {  // of a type that differs between Kokkos' versions
     }
     if (memory == nullptr && size > 0) {
-      throw Error(what, "found no room for " + std::to_string(size) + " bytes in the memory of " +
-                            Space::name());
+      throw Error(
+          ErrorKind::memory, what,
+          "found no room for " + std::to_string(size) + " bytes in the memory of " + Space::name());
     }
     memory_ = {static_cast<std::byte*>(memory),
                [](std::byte* at) { Kokkos::kokkos_free<MemorySpace>(at); }};

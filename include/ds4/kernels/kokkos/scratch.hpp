@@ -35,6 +35,7 @@ class Arena {
     cursor.used += bytes;
     return memory;
   }
+  void release() { blocks_.clear(); }
   std::size_t bytes() const {
     std::size_t sum = 0;
     for (const auto& block : blocks_) sum += block.size();
@@ -109,6 +110,11 @@ class ScratchMemory {
   Scratch<Space> scratch() { return {backend_of(this).space(), *arena_, cursor_}; }
   /// Memory of the space that is kept from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return arena_->bytes(); }
+  /// Gives it back; not during a pass.
+  void release_scratch() {
+    backend_of(this).space().fence("ds4::scratch");
+    arena_->release();
+  }
 
  private:
   std::shared_ptr<Arena<Space>> arena_ = std::make_shared<Arena<Space>>();

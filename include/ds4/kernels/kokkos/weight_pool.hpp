@@ -57,9 +57,9 @@ class WeightPool {
       try {
         blocks_.emplace_back("ds4 weights", size);
       } catch (const Error&) {
-        throw Error("weights", "expected room for " + std::to_string(expected_) +
-                                   " bytes in the memory of " + Space::name() +
-                                   ", found room for " + std::to_string(used_));
+        throw Error(ErrorKind::memory, "weights",
+                    "expected room for " + std::to_string(expected_) + " bytes in the memory of " +
+                        Space::name() + ", found room for " + std::to_string(used_));
       }
       left_ = size;
     }

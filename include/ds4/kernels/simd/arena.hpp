@@ -56,8 +56,15 @@ class Arena {
   /// allocates nothing.
   void settle() {
     if (blocks_[1].size == 0 && blocks_[0].size >= peak_) return;
+    const std::size_t size = peak_;
+    release();  // without memory for one block, the next pass begins with nothing
+    blocks_[0] = make(size);
+    peak_ = size;
+  }
+  /// Between passes: has no memory any more.
+  void release() {
     for (Block& block : blocks_) block = {};
-    blocks_[0] = make(peak_);
+    peak_ = 0;
   }
 
   /// The most that was in use at once.

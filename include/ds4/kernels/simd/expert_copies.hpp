@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include <ds4/kernels/simd/expert_cache.hpp>
 #include <ds4/kernels/simd/linear.hpp>
@@ -36,7 +37,9 @@ class ExpertCopies {
     if (lane.memory_left() < expert_bytes) return;
     auto* copies = memory.shared<ExpertCache::Place>(picked.size());
     if (lane.is_leader()) {
-      auto& cache = *cache_;
+      auto& cache = shared_->cache;
+      // A pass that an exception has ended may have left copies unwritten.
+      if (std::exchange(shared_->is_writing, true)) cache.reset();
       if (!cache) cache.emplace(lane.memory_left(), expert_bytes);
       cache->begin_pass();
       for (std::size_t i = 0; i < picked.size(); ++i) {
@@ -63,6 +66,7 @@ class ExpertCopies {
       }
     }
     lane.wait_for_all();
+    if (lane.is_leader()) shared_->is_writing = false;
     for (std::size_t i = 0; lane.is_leader() && i < picked.size(); ++i) {
       if (!copies[i].is_new) continue;
       for (const auto* w : {&picked[i].w1, &picked[i].w2, &picked[i].w3}) lane.release(*w);
@@ -71,8 +75,11 @@ class ExpertCopies {
 
  private:
   // Only the leader changes it.
-  std::shared_ptr<std::optional<ExpertCache>> cache_ =
-      std::make_shared<std::optional<ExpertCache>>();
+  struct Shared {
+    std::optional<ExpertCache> cache;
+    bool is_writing = false;  // copies that the cache already has
+  };
+  std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
 };
 
 }  // namespace ds4::inline v0_1::simd

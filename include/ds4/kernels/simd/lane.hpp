@@ -36,6 +36,8 @@ class Lane {
   Scratch scratch() { return {shared_, own_}; }
   /// Memory that the team keeps from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return team_->scratch_bytes(); }
+  /// Gives it back; not during a pass.
+  void release_scratch() { team_->release_scratch(); }
 
   /// Brings a result to the host's memory: one from `result` is there already.
   template <class Item>

@@ -68,6 +68,7 @@ template <std::size_t Width, std::size_t RowsPerBlock = kKeyLogRows>
 class KeyLog {
  public:
   static constexpr std::size_t kWidth = Width;
+  static constexpr bool kReducible = true;
 
   std::size_t first() const { return first_; }
   std::size_t end() const { return end_; }
@@ -75,9 +76,9 @@ class KeyLog {
   const std::byte* row(std::size_t row) const {
     return blocks_.block(row / RowsPerBlock) + row % RowsPerBlock * row_bytes();
   }
-  /// Adds a row and returns where it goes. The first one settles the format.
-  std::byte* add(bool bf16) {
-    if (end_ == first_) restart(end_, bf16 ? DType::bf16 : DType::f32);
+  /// Adds a row and returns where it goes. The rows are of this type unless that is settled.
+  std::byte* add(DType dtype) {
+    if (!settled_) restart(end_, dtype);
     std::byte* block = blocks_.writable(end_ / RowsPerBlock);
     return block + end_++ % RowsPerBlock * row_bytes();
   }
@@ -101,10 +102,15 @@ class KeyLog {
   bool restart(std::size_t first, DType dtype) {
     first_ = end_ = first;
     bf16_ = dtype == DType::bf16;
+    settled_ = true;
     blocks_ = BlockList(RowsPerBlock * row_bytes(), first / RowsPerBlock);
     return bf16_ || dtype == DType::f32;
   }
-  void append_row(const std::byte* row) { std::memcpy(add(bf16_), row, row_bytes()); }
+  void restart(std::size_t first) {
+    *this = {};
+    first_ = end_ = first;
+  }
+  void append_row(const std::byte* row) { std::memcpy(add(dtype()), row, row_bytes()); }
 
  private:
   std::size_t row_bytes() const { return Width * (bf16_ ? 2 : 4); }
@@ -113,6 +119,7 @@ class KeyLog {
   std::size_t first_ = 0;
   std::size_t end_ = 0;
   bool bf16_ = false;
+  bool settled_ = false;  // the type of the rows
 };
 
 /// Float32 rows [Width] that a compressor still needs.
@@ -121,12 +128,15 @@ class TailLog : public KeyLog<Width, kTailLogRows> {
   using Rows = KeyLog<Width, kTailLogRows>;
 
  public:
+  static constexpr bool kReducible = false;
+
   const float* row(std::size_t row) const { return reinterpret_cast<const float*>(Rows::row(row)); }
   void append(RowsView<const float, Width> rows) {
     for (std::size_t i = 0; i < rows.extent(0); ++i) {
-      std::memcpy(Rows::add(false), rows[i].data(), Width * sizeof(float));
+      std::memcpy(Rows::add(DType::f32), rows[i].data(), Width * sizeof(float));
     }
   }
+  using Rows::restart;
   bool restart(std::size_t first, DType dtype) {
     return Rows::restart(first, dtype) && dtype == DType::f32;
   }
@@ -137,6 +147,7 @@ template <std::size_t dI>
 class IndexLog {
  public:
   static constexpr std::size_t kWidth = dI;
+  static constexpr bool kReducible = true;
   /// Key blocks to an allocation.
   static constexpr std::size_t kGroup = kIndexLogBlocks;
 
@@ -146,9 +157,9 @@ class IndexLog {
   const std::byte* key_block(std::size_t block) const {
     return blocks_.block(block / kGroup) + block % kGroup * key_block_bytes(dI, bf16_);
   }
-  /// Adds a key and returns its block; its slot is (end() - 1) % kKeyBlock.
-  std::byte* add(bool bf16) {
-    if (end_ == 0) restart(0, bf16 ? DType::bf16 : DType::f32);
+  /// Adds a key and returns its block; its slot is (end() - 1) % kKeyBlock. See KeyLog::add.
+  std::byte* add(DType dtype) {
+    if (!settled_) restart(0, dtype);
     const std::size_t block = end_++ / kKeyBlock;
     return blocks_.writable(block / kGroup) + block % kGroup * key_block_bytes(dI, bf16_);
   }
@@ -169,11 +180,13 @@ class IndexLog {
   bool restart(std::size_t first, DType dtype) {
     end_ = 0;
     bf16_ = dtype == DType::bf16;
+    settled_ = true;
     blocks_ = BlockList(kGroup * key_block_bytes(dI, bf16_));
     return first == 0 && (bf16_ || dtype == DType::f32);
   }
+  void restart(std::size_t) { *this = {}; }
   void append_row(const std::byte* row) {
-    std::byte* block = add(bf16_);
+    std::byte* block = add(dtype());
     for (std::size_t c = 0; c < dI; ++c) {
       std::memcpy(block + place(end_ - 1, c), row + c * element(), element());
     }
@@ -188,6 +201,7 @@ class IndexLog {
   BlockList blocks_;
   std::size_t end_ = 0;
   bool bf16_ = false;
+  bool settled_ = false;  // the type of the keys
 };
 
 }  // namespace ds4::inline v0_1::simd

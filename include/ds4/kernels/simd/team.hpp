@@ -1,9 +1,12 @@
 // Threads that run a pass together, and the scratch memory that they share.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <ds4/core/processors.hpp>
@@ -51,7 +54,14 @@ class Team {
     return bytes;
   }
 
-  /// Calls f(lane, lanes) for every lane, on a thread each. With more than one, f must not throw.
+  /// Not while lanes run.
+  void release_scratch() {
+    shared_.release();
+    for (std::size_t lane = 0; lane < threads_; ++lane) private_[lane].release();
+  }
+
+  /// Calls f(lane, lanes) for every lane, on a thread each. What f throws lets all lanes out of the
+  /// barrier; when they have ended, the first exception is thrown here.
   template <class F>
   void run(F&& f) {
     shared_.settle();
@@ -59,13 +69,19 @@ class Team {
     const std::size_t lanes = size_.lanes();
     barrier_.reset(lanes);
     auto work = [&](std::size_t lane) {
-      const Pin pin(cores_.empty() ? -1 : cores_[lane]);
-      const double start = adapts_ ? thread_seconds() : 0.0;
-      f(lane, lanes);
-      if (adapts_) worked_[lane].value = thread_seconds() - start;
+      try {
+        const Pin pin(cores_.empty() ? -1 : cores_[lane]);
+        const double start = adapts_ ? thread_seconds() : 0.0;
+        f(lane, lanes);
+        if (adapts_) worked_[lane].value = thread_seconds() - start;
+      } catch (...) {
+        if (!failed_.exchange(true)) first_ = std::current_exception();
+        barrier_.leave();
+      }
     };
     const auto start = Clock::now();
     crew_.run(lanes, work);
+    if (failed_.exchange(false)) std::rethrow_exception(std::exchange(first_, nullptr));
     if (adapts_) note_time(lanes, Clock::now() - start);
   }
 
@@ -87,7 +103,9 @@ class Team {
   TeamSize size_;
   Crew crew_;
   Barrier barrier_;
-  std::vector<int> cores_;  // a processor for each lane; none: where the scheduler puts it
+  std::vector<int> cores_;           // a processor for each lane; none: where the scheduler puts it
+  std::atomic<bool> failed_{false};  // a lane, in this pass
+  std::exception_ptr first_;         // what the first of them threw
   std::unique_ptr<Seconds[]> worked_;  // of each lane in a pass
   Arena shared_;
   std::unique_ptr<Arena[]> private_;

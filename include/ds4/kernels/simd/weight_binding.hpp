@@ -114,8 +114,8 @@ class WeightBinding {
   }
   /// What is left of the budget.
   std::size_t memory_left() const { return budget_.value_or(0); }
-  /// Whether state rows are BF16.
-  bool bf16_rows() const { return reduced_ && !lane().exact(); }
+  /// The type of new states' rows that may be rounded.
+  DType row_type() const { return reduced_ && !lane().exact() ? DType::bf16 : DType::f32; }
   ///@}
 
  protected:

@@ -29,8 +29,9 @@ class AttentionOperations {
     constexpr int kHeads = static_cast<int>(std::min<std::size_t>(H, 8));
     constexpr int kFewHeads = std::min(kHeads, 2);
     const std::int32_t* chosen = Kind == AttentionKind::csa ? raw(picks) : nullptr;
-    const auto with = [&]<int Heads, bool Bf16>() {
-      attend_with<Heads, Bf16>(out, q, sink, chosen, static_cast<int>(TopK), segments, sources,
+    const auto with = [&]<int Heads, bool Bf16>(std::size_t begin, std::size_t count) {
+      attend_with<Heads, Bf16>(out, q, sink, chosen, static_cast<int>(TopK),
+                               segments.subspan(begin, count), sources.subspan(begin, count),
                                static_cast<int>(W), static_cast<int>(Ratio));
     };
     // Teams that the space can run at the same time, roughly.
@@ -39,11 +40,18 @@ class AttentionOperations {
     // Few queries: teams of fewer heads, so that there is one for every processor.
     const std::size_t teams = q.extent(0) * ((H + kHeads - 1) / kHeads);
     const bool few = teams < processors;
-    if (sources[0].window->dtype() == DType::bf16) {
-      few ? with.template operator()<kFewHeads, true>() : with.template operator()<kHeads, true>();
-    } else {
-      few ? with.template operator()<kFewHeads, false>()
-          : with.template operator()<kHeads, false>();
+    for (std::size_t begin = 0, end = 0; begin < segments.size(); begin = end) {
+      // Sequences whose rows are of one type.
+      const DType dtype = sources[begin].window->dtype();
+      while (end < segments.size() && sources[end].window->dtype() == dtype) ++end;
+      const std::size_t n = end - begin;
+      if (dtype == DType::bf16) {
+        few ? with.template operator()<kFewHeads, true>(begin, n)
+            : with.template operator()<kHeads, true>(begin, n);
+      } else {
+        few ? with.template operator()<kFewHeads, false>(begin, n)
+            : with.template operator()<kHeads, false>(begin, n);
+      }
     }
   }
 

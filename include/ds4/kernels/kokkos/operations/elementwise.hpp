@@ -65,12 +65,18 @@ struct Argmax {
     Kokkos::parallel_reduce(
         Kokkos::TeamThreadRange(team, n),
         [&](int i, std::uint64_t& most) {
-          const std::uint64_t key = order_key(row[i], static_cast<std::uint32_t>(i));
+          // Behind what cannot be chosen from comes nothing.
+          const bool unfit = !(row[i] < Kokkos::Experimental::infinity_v<float>);
+          const std::uint64_t key =
+              unfit ? ~std::uint64_t{0} : order_key(row[i], static_cast<std::uint32_t>(i));
           if (key > most) most = key;
         },
         Kokkos::Max<std::uint64_t>(best));
-    Kokkos::single(Kokkos::PerTeam(team),
-                   [&] { ids[team.league_rank()] = static_cast<std::int32_t>(index_of(best)); });
+    Kokkos::single(Kokkos::PerTeam(team), [&] {
+      const bool unfit = best <= order_key(-Kokkos::Experimental::infinity_v<float>, 0) ||
+                         best == ~std::uint64_t{0};
+      ids[team.league_rank()] = unfit ? -1 : static_cast<std::int32_t>(index_of(best));
+    });
   }
 };
 

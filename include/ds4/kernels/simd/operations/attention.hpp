@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -33,7 +34,6 @@ class AttentionOperations {
     const std::size_t groups = (H + group - 1) / group;
     const auto mine = lane().part(S * groups, 1);
     Scratch memory = lane().scratch();
-    const bool bf16 = !sources.empty() && sources[0].window->bf16();
     std::size_t longest = 0;
     std::size_t block = 0;
     for (const Segment& segment : segments) {
@@ -52,6 +52,8 @@ class AttentionOperations {
 
     for (std::size_t i = 0; i < segments.size(); ++i) {
       const Segment& segment = segments[i];
+      const bool bf16 = sources[i].window->bf16();
+      assert(sources[i].entries == nullptr || sources[i].entries->bf16() == bf16);
       const std::size_t begin = std::max(mine.begin, segment.first * groups);
       const std::size_t end = std::min(mine.end, (segment.first + segment.count) * groups);
       for (std::size_t item = begin; item < end;) {

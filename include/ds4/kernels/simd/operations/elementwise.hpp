@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <ds4/core/greatest.hpp>
 #include <ds4/core/tensor.hpp>
 #include <ds4/kernels/ops.hpp>
 
@@ -72,10 +73,8 @@ class ElementwiseOperations {
 
   template <std::size_t V>
   void argmax(RowsView<std::int32_t, 1> ids, RowsView<const float, V> logits) {
-    lane().for_each(logits.extent(0), [&](std::size_t s) {
-      const auto row = logits[s].flat();
-      ids(s, 0) = static_cast<std::int32_t>(std::ranges::max_element(row) - row.begin());
-    });
+    lane().for_each(logits.extent(0),
+                    [&](std::size_t s) { ids(s, 0) = index_of_greatest(logits[s].flat()); });
   }
 
  private:

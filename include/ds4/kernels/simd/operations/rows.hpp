@@ -44,7 +44,7 @@ class RowOperations {
   void append(KeyLog<Width>& log, RowsView<const float, Width> rows) {
     if (lane().is_leader()) {
       for (std::size_t i = 0; i < rows.extent(0); ++i) {
-        std::byte* row = log.add(lane().bf16_rows());
+        std::byte* row = log.add(lane().row_type());
         if (log.bf16()) {
           lane().kernels().store_bf16(reinterpret_cast<std::uint16_t*>(row), rows[i].data(), Width);
         } else {
@@ -59,7 +59,7 @@ class RowOperations {
   void append(IndexLog<Width>& log, RowsView<const float, Width> rows) {
     if (lane().is_leader()) {
       for (std::size_t i = 0; i < rows.extent(0); ++i) {
-        std::byte* block = log.add(lane().bf16_rows());
+        std::byte* block = log.add(lane().row_type());
         lane().kernels().store_key(block, (log.end() - 1) % kKeyBlock, rows[i].data(), Width,
                                    log.bf16());
       }
