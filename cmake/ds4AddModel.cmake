@@ -4,7 +4,8 @@
 #     gives <target> the header <ds4/models/NAME.hpp> with struct ds4::models::NAME, a configuration
 #     as ds4::Flash is one, and compiles ds4::Model for it into <target>, once for each backend
 #     (reference alone by default). <target> has to link ds4::reference, ds4::simd or ds4::kokkos
-#     accordingly and compiles sources of its own.
+#     accordingly and compiles sources of its own. With simd it gets the kernels of every instruction
+#     set as well: see ds4AddSimdKernels.cmake.
 #   ds4_add_model_config(<target> CONFIG <config.json> NAME <cpp_identifier>)
 #     the struct alone, <ds4/models/NAME_config.hpp>. It is written when <target>, or what links it,
 #     is built; a target that only has its include directory depends on <target>_NAME_config.
@@ -19,6 +20,7 @@
 include_guard(GLOBAL)
 cmake_policy(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/ds4AddSimdKernels.cmake")
 
 # Ends the configuration unless NAME can name a type and a file, and CONFIG is a file.
 function(_ds4_check_model config name)
@@ -111,6 +113,9 @@ function(ds4_add_model target)
   _ds4_write_model(sources "${folder}" ${arg_NAME} ${arg_BACKENDS})
   target_sources(${target} PRIVATE ${sources})
   ds4_add_definitions(${target})
+  if("simd" IN_LIST arg_BACKENDS)
+    ds4_add_simd_kernels(${target})
+  endif()
 endfunction()
 
 # Compiles model_header.cpp, runs it and removes it.

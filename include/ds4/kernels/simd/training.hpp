@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training/operations/attention.hpp>
 #include <ds4/kernels/simd/training/operations/compressor.hpp>
 #include <ds4/kernels/simd/training/operations/elementwise.hpp>
@@ -21,9 +22,8 @@ namespace ds4::inline v0_1 {
 /// Settings of the kernels for training.
 struct SimdTrainingOptions {
   std::size_t threads = 0;  ///< 0: usable_processors()
-  /// The instruction set; the one that this translation unit is compiled for, unless a program
-  /// chooses another at run time.
-  const simd::TrainingKernels* kernels = &simd::training_kernels<simd::Native>();
+  /// The instruction set; see simd/dispatch.hpp.
+  const simd::TrainingKernels* kernels = &simd::chosen_training_kernels();
 };
 
 /// The operations of ReferenceTraining in float32, with vectors and threads; see there. A copy is a
