@@ -40,8 +40,11 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     list(GET entry 1 DS4_SIMD_TYPE)
     set(source "${folder}/${DS4_SIMD_PREFIX}${DS4_SIMD_NAME}.cpp")
     configure_file("${templates}/kernels.cpp.in" "${source}" @ONLY)
+    # Optimised without a build type and for debugging, too: of each function of the standard library
+    # that is not inlined the linker keeps one, which could be that of another instruction set.
     # GCC 12 takes the undefined operand of some AVX-512 intrinsics for a mistake.
     set(flags ${${DS4_SIMD_NAME}_flags}
+        $<$<OR:$<NOT:$<BOOL:$<CONFIG>>>,$<CONFIG:Debug>>:-O2>
         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
     set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS "${flags}")
     target_sources(${target} PRIVATE "${source}")
