@@ -28,7 +28,9 @@ struct SimdTrainingOptions {
 
 /// The operations of ReferenceTraining in float32, with vectors and threads; see there. A copy is a
 /// handle to the same threads and scratch memory; one operation at a time may run on them. Sums are
-/// cut into parts by the sizes alone, so results do not depend on the number of threads.
+/// cut into parts by the sizes alone, so results do not depend on the number of threads. A process
+/// that fork() makes has none of the threads: once they have run, an operation is a ds4::Error
+/// there.
 class SimdTraining : public simd::training::Tasks,
                      public simd::training::LinearOperations<SimdTraining>,
                      public simd::training::ElementwiseOperations<SimdTraining>,
