@@ -19,7 +19,6 @@
 #include <ds4/kernels/ops.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/kernels/simd.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 
 namespace ds4::bench {
 
@@ -46,9 +45,7 @@ template <class B>
 B make_backend() {
   if constexpr (kIsSimd<B>) {
     // Weights are kept in the order that streams best, as they are for models that fit.
-    return Simd({.threads = threads,
-                 .memory_budget = std::numeric_limits<std::size_t>::max(),
-                 .kernels = &simd::chosen_kernels()});
+    return Simd({.threads = threads, .memory_budget = std::numeric_limits<std::size_t>::max()});
   } else {
     return B();
   }

@@ -4,9 +4,9 @@
 #     gives <target> the header <ds4/models/NAME.hpp> with struct ds4::models::NAME, a configuration
 #     as ds4::Flash is one, and compiles ds4::Model for it into <target>, once for each backend
 #     (reference alone by default). <target> has to link ds4::reference, ds4::simd or ds4::kokkos
-#     accordingly and compiles sources of its own.
-#     Several files are of one model whose checkpoints have different drafters: the type allows for
-#     all of them.
+#     accordingly and compiles sources of its own. With simd it gets the kernels of every instruction
+#     set as well: see ds4AddSimdKernels.cmake. Several files are of one model whose checkpoints have
+#     different drafters: the type allows for all of them.
 #   ds4_add_model_config(<target> CONFIG <config.json>... NAME <cpp_identifier>)
 #     the struct alone, <ds4/models/NAME_config.hpp>. It is written when <target>, or what links it,
 #     is built; a target that only has its include directory depends on <target>_NAME_config.
@@ -21,6 +21,7 @@
 include_guard(GLOBAL)
 cmake_policy(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/ds4AddSimdKernels.cmake")
 
 # Sets ${out} to the absolute paths of CONFIG, in ARGN. Ends the configuration unless NAME can name a
 # type and a file, and these are files.
@@ -119,6 +120,9 @@ function(ds4_add_model target)
   _ds4_write_model(sources "${folder}" ${arg_NAME} ${arg_BACKENDS})
   target_sources(${target} PRIVATE ${sources})
   ds4_add_definitions(${target})
+  if("simd" IN_LIST arg_BACKENDS)
+    ds4_add_simd_kernels(${target})
+  endif()
 endfunction()
 
 # Compiles model_header.cpp, runs it and removes it.

@@ -1,10 +1,22 @@
-# ds4_add_simd_kernels(<target>): adds the SIMD kernels of every instruction set of this processor
-# family to a target, and the choice among them at run time; see ds4/kernels/simd/dispatch.hpp.
+# ds4_add_simd_kernels(<target> [TRAINING]): compiles the SIMD kernels of every instruction set of this
+# processor family into a target, with TRAINING also those for training, and the choice among them at
+# run time; see ds4/kernels/simd/dispatch.hpp. The target links ds4::simd. ds4_add_model() calls it where
+# BACKENDS has simd; a program that instantiates ds4::Simd itself, or ds4::SimdTraining, calls it. What
+# the target has from another that it links is not added again.
 
 include_guard(GLOBAL)
+include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
 
-function(ds4_add_simd_kernels target)
-  set(templates "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/simd")
+# The kernels of one header: a source for each set and one for the choice. The target and what links it
+# are compiled with DS4_<part>_COMPILED.
+function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_PREFIX)
+  _ds4_has(has DS4_${part}_KERNELS ${target} "")
+  if(has)
+    return()
+  endif()
+  set_target_properties(${target} PROPERTIES DS4_${part}_KERNELS ON)
+  target_compile_definitions(${target} PUBLIC DS4_${part}_COMPILED)
+
   set(sets "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
     # Name, type, what the processor must support, flags. Best first.
@@ -17,37 +29,57 @@ function(ds4_add_simd_kernels target)
   endif()
   list(APPEND sets baseline:Baseline)
 
+  set(templates "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/simd")
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}")
   set(DS4_SIMD_DECLARATIONS "")
   set(DS4_SIMD_CHECKS "")
-  set(DS4_SIMD_NAMES "")
+  set(names "")
   foreach(entry IN LISTS sets)
     string(REPLACE ":" ";" entry "${entry}")
     list(GET entry 0 DS4_SIMD_NAME)
     list(GET entry 1 DS4_SIMD_TYPE)
-    set(source "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/${DS4_SIMD_NAME}.cpp")
+    set(source "${folder}/${DS4_SIMD_PREFIX}${DS4_SIMD_NAME}.cpp")
     configure_file("${templates}/kernels.cpp.in" "${source}" @ONLY)
+    # Optimised without a build type and for debugging, too: of each function of the standard library
+    # that is not inlined the linker keeps one, which could be that of another instruction set.
     # GCC 12 takes the undefined operand of some AVX-512 intrinsics for a mistake.
     set(flags ${${DS4_SIMD_NAME}_flags}
+        $<$<OR:$<NOT:$<BOOL:$<CONFIG>>>,$<CONFIG:Debug>>:-O2>
         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
-    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${flags}")
+    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS "${flags}")
     target_sources(${target} PRIVATE "${source}")
 
-    string(APPEND DS4_SIMD_NAMES "\"${DS4_SIMD_NAME}\", ")
-    string(APPEND DS4_SIMD_DECLARATIONS "AllKernels kernels_of_${DS4_SIMD_NAME}();\n")
+    list(APPEND names "\"${DS4_SIMD_NAME}\"")
+    set(kernels ${DS4_SIMD_PREFIX}kernels_of_${DS4_SIMD_NAME})
+    string(APPEND DS4_SIMD_DECLARATIONS "const ${DS4_SIMD_KERNELS}& ${kernels}();\n")
     set(supported "")
     foreach(need IN LISTS ${DS4_SIMD_NAME}_needs)
       list(APPEND supported "__builtin_cpu_supports(\"${need}\")")
     endforeach()
     list(JOIN supported " && " supported)
     if(supported)
-      string(APPEND DS4_SIMD_CHECKS "  if (${supported}) ")
-    else()
-      string(APPEND DS4_SIMD_CHECKS "  ")
+      set(supported "if (${supported}) ")
     endif()
-    string(APPEND DS4_SIMD_CHECKS "found.push_back(kernels_of_${DS4_SIMD_NAME}());\n")
+    string(APPEND DS4_SIMD_CHECKS "  ${supported}found.push_back({\"${DS4_SIMD_NAME}\", ${kernels}});\n")
   endforeach()
-  string(REGEX REPLACE ", $" "" DS4_SIMD_NAMES "${DS4_SIMD_NAMES}")
-  set(dispatch "${CMAKE_CURRENT_BINARY_DIR}/ds4_simd/${target}/dispatch.cpp")
+  set(DS4_SIMD_COMPILED_SETS "")
+  if(part STREQUAL "SIMD")
+    list(JOIN names ", " names)
+    set(DS4_SIMD_COMPILED_SETS
+        "[[gnu::weak]] std::vector<std::string_view> compiled_sets() { return {${names}}; }\n\n")
+  endif()
+  set(dispatch "${folder}/${DS4_SIMD_PREFIX}dispatch.cpp")
   configure_file("${templates}/dispatch.cpp.in" "${dispatch}" @ONLY)
   target_sources(${target} PRIVATE "${dispatch}")
+endfunction()
+
+function(ds4_add_simd_kernels target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TRAINING" "" "")
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "ds4_add_simd_kernels: expected <target> [TRAINING], found ${ARGV}")
+  endif()
+  _ds4_add_kernels(${target} SIMD kernels.hpp Kernels "")
+  if(arg_TRAINING)
+    _ds4_add_kernels(${target} SIMD_TRAINING training/table.hpp TrainingKernels training_)
+  endif()
 endfunction()

@@ -1,10 +1,9 @@
-// --backend simd, on the instruction set of the machine.
+// --backend simd.
 #pragma once
 
 #include <string_view>
 
 #include <ds4/kernels/simd.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 
 #include "cli/model_of.hpp"
 
@@ -17,8 +16,7 @@ struct BackendTraits<Simd> {
     return Simd({.threads = options.threads,
                  .pin = options.pin,
                  .exact = options.exact,
-                 .memory_budget = options.memory_budget,
-                 .kernels = &simd::chosen_kernels()});
+                 .memory_budget = options.memory_budget});
   }
 };
 

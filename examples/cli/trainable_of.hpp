@@ -7,7 +7,6 @@
 #include <utility>
 
 #include <ds4/kernels/reference/training.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training.hpp>
 #include <ds4/train/trainable_drafter.hpp>
 #include <ds4/train/trainable_model.hpp>
@@ -18,9 +17,7 @@ namespace ds4::cli {
 
 /// The kernels of --backend NAME.
 namespace training_kernels {
-inline SimdTraining simd(std::size_t threads) {
-  return SimdTraining({.threads = threads, .kernels = &simd::chosen_training_kernels()});
-}
+inline SimdTraining simd(std::size_t threads) { return SimdTraining({.threads = threads}); }
 inline ReferenceTraining<float> reference(std::size_t) { return {}; }
 }  // namespace training_kernels
 

@@ -15,7 +15,6 @@
 #include <ds4/checkpoint/load.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/quant.hpp>
 #include <ds4/models/tiny_flash.hpp>
@@ -366,7 +365,7 @@ TEST_CASE("load: tensors at any address are the same model") {
   };
   const auto on_simd = [](std::optional<std::size_t> budget) {
     // Nothing kept: multiplied where the files have it, as far as the instruction set allows.
-    return ds4::Simd({.memory_budget = budget, .kernels = &ds4::simd::chosen_kernels()});
+    return ds4::Simd({.memory_budget = budget});
   };
   check(tiny_flash(), [](const auto& dir) { return TinyFlash::load(dir); });
   check(quant(), [](const auto& dir) { return Quant::load(dir); });

@@ -24,7 +24,6 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/kernels/simd.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/model.hpp>
 #include <ds4/models/austen.hpp>
 #include <ds4/state/session.hpp>
@@ -99,7 +98,7 @@ constexpr std::size_t kAnswerTokens = 200;
 /// without the reasoning of those before it. An answer that does not end is cut.
 std::string expected_answers(const std::string& folder, const std::string& system,
                              const std::vector<std::string>& questions, bool thinking) {
-  Austen model = Austen::load(folder, ds4::Simd({.kernels = &ds4::simd::chosen_kernels()}));
+  Austen model = Austen::load(folder);
   const auto tokenizer = ds4::Tokenizer::load(folder);
   const ds4::ChatEncoding chat(tokenizer);
   const auto append = [](Ids& ids, const Ids& more) {

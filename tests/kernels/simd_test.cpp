@@ -5,6 +5,7 @@
 // K * 2^-24 * a small factor; inputs rounded to BF16 have a relative error of 2^-9 each.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -228,6 +229,67 @@ TEST_CASE("simd kernels: every FP8 and every packed FP4 code, and NaN scales") {
         CHECK(wrong == 0);
       }
     }
+  });
+}
+
+TEST_CASE("simd kernels: rounding to BF16 leans to no side") {
+  // Errors of nearest values are up to 2^-9 of the value to either side: their mean over n values
+  // is within 5 * 2^-9 / sqrt(3 n) of 0. Truncation is 2^-9 off and more, all of it to one side.
+  constexpr std::size_t kCount = 1 << 14;
+  constexpr double kBound = 5 * 0x1p-8 / 222.0;
+  std::mt19937 random(11);
+  std::vector<float> values(kCount);
+  for (float& value : values) {
+    value = 1.0f + static_cast<float>(random() % (1u << 23)) * 0x1p-23f;
+    if (random() % 2 == 1) value = -value;
+  }
+  const auto mean_error = [&](auto&& rounded) {
+    double sum = 0.0;
+    for (std::size_t i = 0; i < kCount; ++i) {
+      sum += static_cast<double>(rounded(i)) / static_cast<double>(values[i]) - 1.0;
+    }
+    return std::abs(sum) / static_cast<double>(kCount);
+  };
+  const auto truncated = [&](std::size_t i) {
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(values[i]) & 0xffff0000u);
+  };
+  CHECK(mean_error(truncated) > 10 * kBound);
+  CHECK(mean_error([&](std::size_t i) {
+          return ds4::bf16_to_float(ds4::bf16_from_float(values[i]));
+        }) < kBound);
+
+  for_each_set([&](const Kernels& kernels) {
+    std::vector<std::uint16_t> row(kCount);
+    kernels.store_bf16(row.data(), values.data(), kCount);
+    CHECK(mean_error([&](std::size_t i) { return ds4::bf16_to_float(row[i]); }) < kBound);
+
+    std::vector<std::byte> block(ds4::simd::key_block_bytes(kCount, true));
+    kernels.store_key(block.data(), 3, values.data(), kCount, true);
+    CHECK(mean_error([&](std::size_t i) {
+            std::uint16_t bits;
+            std::memcpy(&bits, &block[ds4::simd::key_offset(3, i, true)], sizeof bits);
+            return ds4::bf16_to_float(bits);
+          }) < kBound);
+
+    // Activations of a product, whatever it makes of them: the identity's rows give them back.
+    constexpr std::size_t kSize = 64;
+    std::vector<std::uint16_t> identity(kSize * kSize);
+    for (std::size_t i = 0; i < kSize; ++i) identity[i * kSize + i] = 0x3f80;  // 1
+    ds4::simd::ProductMatrix matrix;
+    matrix.stored.values = reinterpret_cast<const std::byte*>(identity.data());
+    matrix.stored.rows = kSize;
+    matrix.stored.cols = kSize;
+    matrix.stored.dtype = DType::bf16;
+    constexpr std::size_t kTokens = kCount / kSize;
+    const auto layout = kernels.layout_for(DType::bf16, false);
+    const std::size_t stride = kernels.token_stride(layout, kSize);
+    std::vector<std::byte> laid_out(kTokens * stride);
+    kernels.lay_out(layout, laid_out.data(), values.data(), kSize, kTokens, kSize);
+    const auto scratch = std::make_unique<ds4::simd::LinearScratch>();
+    std::vector<float> y(kCount);
+    kernels.linear(y.data(), kSize, {&matrix, 0, kSize}, {laid_out.data(), stride, kTokens, layout},
+                   *scratch);
+    CHECK(mean_error([&](std::size_t i) { return y[i]; }) < kBound);
   });
 }
 

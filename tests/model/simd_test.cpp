@@ -2,8 +2,10 @@
 // this machine has, and with any number of threads.
 //
 // Tolerances: with float32 activations the two backends differ in the order of summation alone,
-// 2e-5 of the logits' standard deviation; the golden data are the same distance away. With BF16
-// activations a product's inputs are rounded to 2^-9, which random weights amplify: 5 % bounds it.
+// up to 5e-6 of the logits' standard deviation; the golden data are the same distance away. With
+// BF16 activations a product's inputs, and without them still the state's rows, are rounded to
+// 2^-9, which random weights amplify. Bounds are two to three times what was measured: see
+// docs/numerics.md.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -72,6 +74,11 @@ std::vector<float> feed(Model& model, std::span<const std::int32_t> ids,
   return logits;
 }
 
+/// Whether these kernels multiply BF16, and so round activations to it. State rows are BF16 anyway.
+bool rounds_activations(const ds4::simd::Kernels& kernels) {
+  return kernels.layout_for(ds4::DType::bf16, false) == ds4::simd::Layout::bf16;
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("simd: exact logits are the golden ones on every instruction set", Setup,
@@ -83,7 +90,7 @@ TEST_CASE_TEMPLATE("simd: exact logits are the golden ones on every instruction 
     auto state = model.new_state();
     const auto logits = model.forward(state, setup.ids);
     const double worst = check_close(std::string("logits, ") + kernels->name, logits.flat(),
-                                     setup.golden.values("logits"), 2e-5 * deviation);
+                                     setup.golden.values("logits"), 1.2e-5 * deviation);
     MESSAGE(setup.folder << ", " << std::string(kernels->name) << ": largest error "
                          << worst / deviation << " standard deviations");
   }
@@ -148,20 +155,24 @@ TEST_CASE_TEMPLATE("simd: one result for any chunks, threads, neighbours and pla
   }
 }
 
-TEST_CASE("simd: BF16 activations stay close") {
+TEST_CASE("simd: BF16 activations and rows stay close") {
   const Quant setup;
   const auto golden = setup.golden.values("logits");
   const double deviation = standard_deviation(golden);
-  auto model = setup.load({.threads = 2});
-  auto state = model.new_state();
-  const auto logits = model.forward(state, setup.ids);
-  double sum = 0.0;
-  for (std::size_t i = 0; i < golden.size(); ++i) {
-    sum += std::abs(static_cast<double>(logits.flat()[i]) - static_cast<double>(golden[i]));
+  for (const ds4::simd::Kernels* kernels : ds4::simd::available_kernels()) {
+    auto model = setup.load({.threads = 2, .kernels = kernels});
+    auto state = model.new_state();
+    const auto logits = model.forward(state, setup.ids);
+    double sum = 0.0;
+    for (std::size_t i = 0; i < golden.size(); ++i) {
+      sum += std::abs(static_cast<double>(logits.flat()[i]) - static_cast<double>(golden[i]));
+    }
+    const double mean = sum / static_cast<double>(golden.size()) / deviation;
+    CAPTURE(kernels->name);
+    MESSAGE("quant, " << std::string(kernels->name) << ": mean error " << mean
+                      << " standard deviations");
+    CHECK(mean < (rounds_activations(*kernels) ? 0.014 : 0.004));
   }
-  const double mean = sum / static_cast<double>(golden.size()) / deviation;
-  MESSAGE("quant: mean error " << mean << " standard deviations");
-  CHECK(mean < 0.05);
 }
 
 TEST_CASE("simd: BF16 activations choose the same tokens of the held-out text") {
@@ -203,9 +214,11 @@ TEST_CASE("simd: BF16 activations choose the same tokens of the held-out text") 
   MESSAGE(tokens << " tokens: " << 100.0 * share << " % equal top-1, mean error " << mean
                  << ", largest " << largest / deviation << " standard deviations");
   CHECK(tokens > 50'000);
-  CHECK(share > 0.98);
-  CHECK(mean < 0.01);
-  CHECK(largest < 3.0 * deviation);  // where rounding changes an expert or a picked entry
+  const bool rounds = rounds_activations(rounded.backend().kernels());
+  CHECK(share > (rounds ? 0.985 : 0.99));
+  CHECK(mean < (rounds ? 0.008 : 0.005));
+  // Where rounding changes an expert or a picked entry.
+  CHECK(largest < (rounds ? 3.0 : 2.5) * deviation);
 }
 
 TEST_CASE("simd: forks of a state continue independently") {

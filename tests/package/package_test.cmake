@@ -94,6 +94,19 @@ function(case_readme)
        "cmake_minimum_required(VERSION 3.25)\nproject(host LANGUAGES CXX)\n${lines}")
   build("${GENERATOR}")
   run_expecting("^She was not .*next logits: [0-9.]+\n$" "${project}/build/host" "${austen}")
+  # The kernels are those of the machine, though the compiler was told no instruction set.
+  set(sets "baseline")
+  if(EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo flags REGEX "^flags" LIMIT_COUNT 1)
+    if("${flags} " MATCHES " fma .* avx2 ")
+      set(sets "avx2, baseline")
+    endif()
+    if("${flags} " MATCHES " avx512_bf16 " AND "${flags} " MATCHES " avx512vbmi ")
+      set(sets "avx512, avx2, baseline")
+    endif()
+  endif()
+  run_failing("DS4_SIMD: found \"none\", expected one of ${sets}\n"
+              ${CMAKE_COMMAND} -E env DS4_SIMD=none "${project}/build/host" "${austen}")
 endfunction()
 
 # ds4 in a folder of the project; the project installs its own files and none of ds4.

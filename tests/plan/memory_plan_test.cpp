@@ -42,10 +42,9 @@ void check_memory(const std::string& folder, StorageFormat storage) {
           CAPTURE(exact);
           CAPTURE(prompt);
           CAPTURE(sequences);
-          Model model = Model::load(
-              ds4::test::data_dir(folder),
-              ds4::Simd(
-                  {.threads = threads, .adapts = false, .exact = exact, .kernels = &kernels}));
+          Model model =
+              Model::load(ds4::test::data_dir(folder),
+                          ds4::Simd({.threads = threads, .adapts = false, .exact = exact}));
           std::vector<typename Model::State> states(sequences, model.new_state(20));
           std::size_t planned = 0;
           std::size_t context = 0;
@@ -97,9 +96,8 @@ TEST_CASE("memory plan: drafts") {
         CAPTURE(threads);
         CAPTURE(exact);
         CAPTURE(prompt);
-        Model model = Model::load(
-            ds4::test::data_dir("quant"),
-            ds4::Simd({.threads = threads, .adapts = false, .exact = exact, .kernels = &kernels}));
+        Model model = Model::load(ds4::test::data_dir("quant"),
+                                  ds4::Simd({.threads = threads, .adapts = false, .exact = exact}));
         auto state = model.new_state(20);
         state.keep_drafts();
         // One token at a time: the draft takes more than the passes.

@@ -53,8 +53,11 @@ constexpr std::optional<DType> dtype_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+// Those that kernels call are inlined whatever the compiler's flags: a function of one name in
+// translation units of other instruction sets would be merged, and run where it must not.
+
 /// BF16: the upper half of a float32.
-constexpr float bf16_to_float(std::uint16_t bits) {
+[[gnu::always_inline]] constexpr float bf16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
@@ -91,7 +94,7 @@ constexpr std::uint32_t small_float_code(std::uint32_t magnitude, float largest,
 }  // namespace detail
 
 /// F16 (IEEE binary16), denormals, infinities and NaN included.
-constexpr float f16_to_float(std::uint16_t bits) {
+[[gnu::always_inline]] constexpr float f16_to_float(std::uint16_t bits) {
   const std::uint32_t magnitude = bits & 0x7fffu;
   // A denormal, mantissa * 2^-24, is a number from 2^-14 on without its leading one.
   const std::uint32_t denormal = magnitude < 0x400u ? 1u : 0u;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <ds4/core/tensor.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/lane.hpp>
 #include <ds4/kernels/simd/logs.hpp>
@@ -41,14 +42,14 @@ struct SimdOptions {
   /// ahead of their use: they may take more than the machine's memory. Unless told, all weights are
   /// kept if they take at most half of the memory that is available, and none otherwise.
   std::optional<std::size_t> memory_budget = {};
-  /// The instruction set; the one that this translation unit is compiled for, unless a program
-  /// chooses another at run time.
-  const simd::Kernels* kernels = &simd::kernels<simd::Native>();
+  /// The instruction set; see simd/dispatch.hpp.
+  const simd::Kernels* kernels = &simd::chosen_kernels();
 };
 
 /// A CPU backend in float32 with vectors and threads. A copy is a handle to the same team; only one
 /// pass at a time may run on a team. Results do not depend on the number of threads, on how a
-/// sequence is split into passes, nor on the other sequences of a pass.
+/// sequence is split into passes, nor on the other sequences of a pass. A process that fork() makes
+/// has none of the team's threads: behind a pass on several of them, another is a ds4::Error there.
 class Simd : public simd::Lane,
              public simd::WeightBinding<Simd>,
              public simd::RowOperations<Simd>,

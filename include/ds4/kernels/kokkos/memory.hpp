@@ -1,6 +1,7 @@
 // Memory of an execution space: values that the host cannot read, and copies.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -83,8 +84,12 @@ class Bytes {
 
   std::byte* data() const { return memory_.get(); }
   std::size_t size() const { return size_; }
-  /// Whether a copy has this memory as well.
-  bool is_shared() const { return memory_.use_count() > 1; }
+  /// Whether a copy has this memory as well; if not, all that was done with copies is over.
+  bool is_shared() const {
+    if (memory_.use_count() > 1) return true;
+    std::atomic_thread_fence(std::memory_order_acquire);  // the count is read without order
+    return false;
+  }
 
  private:
   std::shared_ptr<std::byte> memory_;

@@ -5,10 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <thread>
-#include <vector>
 
 #include <ds4/kernels/simd/sleep.hpp>
+#include <ds4/kernels/simd/threads.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -24,16 +23,18 @@ class Crew {
   ~Crew() {
     call_ = nullptr;
     for (std::size_t i = 0; i < threads_.size(); ++i) calls_[i + 1].increase();
-    for (std::thread& thread : threads_) thread.join();
+    threads_.join();
   }
 
   /// Calls work(0) here and work(1), ..., work(count - 1) on a thread each, the same one every
-  /// time; all have returned when this does. With more than one, work must not throw.
+  /// time; all have returned when this does. With more than one, work must not throw. Throws
+  /// ds4::Error in a process that fork() has made since threads were started.
   template <class Work>
   void run(std::size_t count, Work& work) {
     if (count == 1) return work(std::size_t{0});
+    threads_.check();
     while (threads_.size() + 1 < count) {
-      threads_.emplace_back([this, lane = threads_.size() + 1] { serve(lane); });
+      threads_.start([this, lane = threads_.size() + 1] { serve(lane); });
     }
     call_ = [](void* all, std::size_t lane) noexcept { (*static_cast<Work*>(all))(lane); };
     work_ = &work;
@@ -55,7 +56,7 @@ class Crew {
   }
 
   std::unique_ptr<WaitedFor[]> calls_;  // of each thread, as not every work is for all
-  std::vector<std::thread> threads_;
+  Threads threads_;
   alignas(64) std::atomic<std::size_t> left_{0};  // threads that have not done their part
   WaitedFor ends_;                                // of works
   void (*call_)(void*, std::size_t) noexcept = nullptr;

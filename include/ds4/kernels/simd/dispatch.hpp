@@ -1,8 +1,11 @@
 // Kernels for the machine that the program finds itself on.
 //
-// The definitions come from sources that the CMake function ds4_add_simd_kernels() adds to a
-// target, one per instruction set, each compiled with that set's flags. A program without them uses
-// kernels<Native>() and training_kernels<Native>(), which its own flags choose.
+// The definitions come from sources that ds4_add_model(... BACKENDS simd) and
+// ds4_add_simd_kernels(<target> [TRAINING]) add to a target, one per instruction set, each compiled
+// with that set's flags; the sources of it and of what links it are compiled with DS4_SIMD_COMPILED
+// and, where the kernels for training are there, DS4_SIMD_TRAINING_COMPILED. Without these macros a
+// program has chosen_kernels() and chosen_training_kernels() alone, from kernels.hpp and
+// training/table.hpp: those of the best set that its own flags allow.
 #pragma once
 
 #include <string_view>

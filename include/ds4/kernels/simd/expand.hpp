@@ -68,6 +68,7 @@ inline constexpr ExpandTables kExpandTables = [] {
 
 #ifdef DS4_HAVE_AVX512
 /// Two words of BF16 for each of 16 words of FP8: by tables, the sign apart.
+template <class A>
 struct Fp8Codes {
   static constexpr std::size_t kSteps = 2;
   static constexpr std::size_t kGroup = StoredFp8::kScaleCols / 4;  // words of one scale
@@ -89,6 +90,7 @@ struct Fp8Codes {
 /// Four words of BF16 for each of 16 words of FP4: each half of a word has a code in its lowest
 /// bits after a shift, so step s has the channels s and s + 4 of 8; tokens are laid out in that
 /// order. The bits above a code do not count, as the table repeats itself.
+template <class A>
 struct Fp4Codes {
   static constexpr std::size_t kSteps = 4;
   static constexpr std::size_t kGroup = StoredFp4::kScaleCols / 8;
@@ -142,7 +144,7 @@ inline void expand_words(std::byte* out, const std::byte* in, std::size_t in_str
 
 #ifdef DS4_HAVE_AVX2
 /// The float32 bits of channel `channel` of each of 8 words of FP8.
-template <std::size_t channel>
+template <class A, std::size_t channel>
 inline __m256i expand_fp8_channel(__m256i codes) {
   const auto all = [](std::uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); };
   const __m256i code = _mm256_srli_epi32(codes, 8 * channel);
@@ -164,7 +166,7 @@ inline void expand_fp8(std::byte* out, const std::byte* in, std::size_t in_strid
                        std::size_t words) {
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    return expand_words<Fp8Codes>(out, in, in_stride, words);
+    return expand_words<Fp8Codes<A>>(out, in, in_stride, words);
   }
 #endif
   constexpr std::size_t kStride = kPanelRows * kWord;
@@ -177,8 +179,8 @@ inline void expand_fp8(std::byte* out, const std::byte* in, std::size_t in_strid
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                               _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa));
         };
-        store(out + v, expand_fp8_channel<0>(codes), expand_fp8_channel<1>(codes));
-        store(out + kStride + v, expand_fp8_channel<2>(codes), expand_fp8_channel<3>(codes));
+        store(out + v, expand_fp8_channel<A, 0>(codes), expand_fp8_channel<A, 1>(codes));
+        store(out + kStride + v, expand_fp8_channel<A, 2>(codes), expand_fp8_channel<A, 3>(codes));
       }
     }
     return;
@@ -199,7 +201,7 @@ inline void expand_fp4(std::byte* out, const std::byte* in, std::size_t in_strid
                        std::size_t words) {
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {
-    return expand_words<Fp4Codes>(out, in, in_stride, words);
+    return expand_words<Fp4Codes<A>>(out, in, in_stride, words);
   }
 #endif
   constexpr std::size_t kStride = kPanelRows * kWord;

@@ -50,7 +50,7 @@ inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows
   for (std::size_t word = 0; word < rows.count; word += kRows) {
     read_ahead<A>(rows.ahead + word * kRows * kWord);
     __m512i words[kRows];
-    transpose_words(words, from, word * kWord);
+    transpose_words<A>(words, from, word * kWord);
     // Parts take turns, so that the sums of one need not be waited for.
     DS4_UNROLL for (std::size_t i = 0; i < kPart; ++i) {
       DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {

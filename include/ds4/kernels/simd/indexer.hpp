@@ -17,14 +17,17 @@
 
 namespace ds4::inline v0_1::simd {
 
+// Always inlined: see core/dtype.hpp.
+
 /// Bytes of a block of keys [kKeyBlock, dI]. BF16 blocks hold pairs of channels: [dI/2 rounded up]
 /// [kKeyBlock][2]; float32 blocks [dI][kKeyBlock].
-inline std::size_t key_block_bytes(std::size_t dI, bool bf16) {
+[[gnu::always_inline]] inline std::size_t key_block_bytes(std::size_t dI, bool bf16) {
   return bf16 ? (dI + 1) / 2 * kKeyBlock * 4 : dI * kKeyBlock * 4;
 }
 
 /// Where channel `channel` of the key in place `slot` is in its block, in bytes.
-inline std::size_t key_offset(std::size_t slot, std::size_t channel, bool bf16) {
+[[gnu::always_inline]] inline std::size_t key_offset(std::size_t slot, std::size_t channel,
+                                                     bool bf16) {
   return bf16 ? (channel / 2 * kKeyBlock * 2 + slot * 2 + channel % 2) * 2
               : (channel * kKeyBlock + slot) * 4;
 }

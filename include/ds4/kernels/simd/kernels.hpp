@@ -62,4 +62,9 @@ const Kernels& kernels() {
 
 #undef DS4_KERNELS
 
+#ifndef DS4_SIMD_COMPILED
+/// See dispatch.hpp. Not inlined: units with other flags have to agree.
+[[gnu::noinline]] inline const Kernels& chosen_kernels() { return kernels<Native>(); }
+#endif
+
 }  // namespace ds4::inline v0_1::simd

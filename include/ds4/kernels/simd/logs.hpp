@@ -2,10 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cassert>
 #include <cstddef>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <utility>
 #include <vector>
@@ -16,6 +16,45 @@
 #include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::inline v0_1::simd {
+
+/// Memory that its copies share, each of which may be on a thread of its own. Not a
+/// std::shared_ptr: its count is read without order, so that an owner that finds itself alone could
+/// write before one on another thread has read for the last time.
+class SharedBlock {
+ public:
+  /// `bytes`, zeroed, aligned to 64.
+  explicit SharedBlock(std::size_t bytes)
+      : memory_(static_cast<std::byte*>(::operator new(kHead + bytes, kAlignment))) {
+    new (memory_) Owners(1);
+    std::memset(get(), 0, bytes);
+  }
+  SharedBlock(const SharedBlock& other) noexcept : memory_(other.memory_) {
+    owners().fetch_add(1, std::memory_order_relaxed);
+  }
+  SharedBlock(SharedBlock&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+  SharedBlock& operator=(SharedBlock other) noexcept {
+    std::swap(memory_, other.memory_);
+    return *this;
+  }
+  ~SharedBlock() {
+    if (memory_ == nullptr || owners().fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    owners().~Owners();
+    ::operator delete(memory_, kAlignment);
+  }
+
+  std::byte* get() const { return memory_ + kHead; }
+  /// Whether there are copies; if not, all that was done with them is over.
+  bool is_shared() const { return owners().load(std::memory_order_acquire) > 1; }
+
+ private:
+  using Owners = std::atomic<std::size_t>;
+  static constexpr std::align_val_t kAlignment{64};
+  static constexpr std::size_t kHead = 64;  // the number of owners, in front
+
+  Owners& owners() const { return *std::launder(reinterpret_cast<Owners*>(memory_)); }
+
+  std::byte* memory_;
+};
 
 /// A sequence of blocks of memory, appended at the end and forgotten from the front. Copies share
 /// blocks; a block is copied when one of its owners writes to it.
@@ -31,9 +70,9 @@ class BlockList {
   /// The block for writing: made, zeroed, if it is the next; copied if it is shared.
   std::byte* writable(std::size_t block) {
     if (block - first_ == blocks_.size()) {
-      blocks_.push_back(make());
-    } else if (blocks_[block - first_].use_count() > 1) {
-      auto copy = make();
+      blocks_.emplace_back(block_bytes_);
+    } else if (blocks_[block - first_].is_shared()) {
+      SharedBlock copy(block_bytes_);
       std::memcpy(copy.get(), blocks_[block - first_].get(), block_bytes_);
       blocks_[block - first_] = std::move(copy);
     }
@@ -47,20 +86,15 @@ class BlockList {
   }
   /// Keeps the blocks before this one.
   void truncate(std::size_t block) {
-    if (block - first_ < blocks_.size()) blocks_.resize(block - first_);
+    if (block - first_ >= blocks_.size()) return;
+    blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(block - first_), blocks_.end());
   }
   std::size_t bytes() const { return blocks_.size() * block_bytes_; }
 
  private:
-  std::shared_ptr<std::byte[]> make() const {
-    auto* memory = static_cast<std::byte*>(::operator new(block_bytes_, std::align_val_t{64}));
-    std::memset(memory, 0, block_bytes_);
-    return {memory, [](std::byte* p) { ::operator delete(p, std::align_val_t{64}); }};
-  }
-
   std::size_t block_bytes_;
   std::size_t first_ = 0;  // number of blocks_[0]
-  std::vector<std::shared_ptr<std::byte[]>> blocks_;
+  std::vector<SharedBlock> blocks_;
 };
 
 /// Rows [Width], BF16 or float32, RowsPerBlock to a block: what queries attend to.

@@ -1,8 +1,8 @@
 // Large pieces of memory, and what the system says about memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <fstream>
 #include <memory>
 #include <new>
@@ -13,6 +13,8 @@
 #endif
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include <ds4/core/page_size.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -44,17 +46,16 @@ inline MemoryBlock allocate_block(std::size_t size) {
 
 /// The process does not need these bytes of a mapped file for now: they no longer count as its
 /// memory, are the first to go when memory is short, and are read again if they are touched.
-inline void release_mapped(const std::byte* p, std::size_t bytes) {
+inline void release_mapped([[maybe_unused]] const std::byte* p,
+                           [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
-  constexpr std::size_t kPage = 4096;
-  const std::size_t skipped = (kPage - reinterpret_cast<std::uintptr_t>(p) % kPage) % kPage;
-  if (bytes < skipped + kPage) return;
-  auto* const begin = const_cast<std::byte*>(p + skipped);
-  const std::size_t size = (bytes - skipped) / kPage * kPage;
+  const Pages pages = pages_within(p, bytes);
+  if (pages.count == 0) return;
+  const std::size_t size = pages.count * page_size();
 #ifdef MADV_COLD
-  ::madvise(begin, size, MADV_COLD);
+  ::madvise(pages.begin, size, MADV_COLD);
 #endif
-  ::madvise(begin, size, MADV_DONTNEED);
+  ::madvise(pages.begin, size, MADV_DONTNEED);
 #endif
 }
 
@@ -64,24 +65,23 @@ inline void release_mapped(const std::byte* p, std::size_t bytes) {
 inline void start_reading([[maybe_unused]] const std::byte* p, [[maybe_unused]] std::size_t bytes,
                           [[maybe_unused]] bool told) {
 #if defined(__linux__)
-  constexpr std::size_t kPage = 4096;
   constexpr std::size_t kPages = 1024;  // looked at at once
   // One request reads no more than the device's read-ahead, which is hardly ever less than this.
-  constexpr std::size_t kRequest = 32;
-  const auto skipped = reinterpret_cast<std::uintptr_t>(p) % kPage;
-  auto* page = const_cast<std::byte*>(p - skipped);
-  for (std::size_t left = (skipped + bytes + kPage - 1) / kPage; left > 0;) {
-    const std::size_t count = left < kPages ? left : kPages;
+  constexpr std::size_t kRequestBytes = std::size_t{1} << 17;
+  const std::size_t size = page_size();
+  const std::size_t request = std::max<std::size_t>(1, kRequestBytes / size);
+  Pages pages = pages_around(p, bytes);
+  while (pages.count > 0) {
+    const std::size_t count = std::min(pages.count, kPages);
     unsigned char present[kPages] = {};
-    if (told && ::mincore(page, count * kPage, present) != 0) return;
-    for (std::size_t i = 0; i < count; i += kRequest) {
-      const std::size_t n = count - i < kRequest ? count - i : kRequest;
+    if (told && ::mincore(pages.begin, count * size, present) != 0) return;
+    for (std::size_t i = 0; i < count; i += request) {
+      const std::size_t n = std::min(count - i, request);
       std::size_t missing = 0;
       for (std::size_t j = i; j < i + n; ++j) missing += 1u - (present[j] & 1u);
-      if (missing > 0) ::madvise(page + i * kPage, n * kPage, MADV_WILLNEED);
+      if (missing > 0) ::madvise(pages.begin + i * size, n * size, MADV_WILLNEED);
     }
-    page += count * kPage;
-    left -= count;
+    pages = {pages.begin + count * size, pages.count - count};
   }
 #endif
 }
@@ -102,8 +102,7 @@ inline std::size_t available_memory() {
     info >> kilobytes >> unit;
     if (name == "MemAvailable:") return kilobytes * 1024;
   }
-  return static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) *
-         static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return static_cast<std::size_t>(::sysconf(_SC_AVPHYS_PAGES)) * page_size();
 #else
   return 0;
 #endif

@@ -254,6 +254,7 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
 
 #ifdef DS4_HAVE_AVX512
 /// words[w] = word w of each of 16 rows, which start `offset` bytes behind these.
+template <class A>
 inline void transpose_words(__m512i (&words)[16], const std::byte* const (&rows)[16],
                             std::size_t offset) {
   __m512i a[16];
@@ -313,7 +314,7 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
             ahead += 16 * 16 * kWord;
           }
           __m512i words[16];
-          transpose_words(words, from, word * kWord);
+          transpose_words<A>(words, from, word * kWord);
           for (std::size_t i = 0; i < 16; ++i) {
             _mm512_storeu_si512(out + (word + i) * out_stride + r * kWord, words[i]);
           }

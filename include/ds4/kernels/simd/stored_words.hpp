@@ -60,7 +60,7 @@ struct StoredWords<StoredFp8> {
   static constexpr bool kBf16 = true;
   static constexpr bool kFp4Order = false;
 #ifdef DS4_HAVE_AVX512
-  using Codes = Fp8Codes;
+  using Codes = Fp8Codes<Avx512>;
 #endif
 
   template <class A>
@@ -75,7 +75,7 @@ struct StoredWords<StoredFp4> {
   static constexpr bool kBf16 = true;
   static constexpr bool kFp4Order = true;
 #ifdef DS4_HAVE_AVX512
-  using Codes = Fp4Codes;
+  using Codes = Fp4Codes<Avx512>;
 #endif
 
   template <class A>

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/training/operations/attention.hpp>
 #include <ds4/kernels/simd/training/operations/compressor.hpp>
 #include <ds4/kernels/simd/training/operations/elementwise.hpp>
@@ -21,14 +22,15 @@ namespace ds4::inline v0_1 {
 /// Settings of the kernels for training.
 struct SimdTrainingOptions {
   std::size_t threads = 0;  ///< 0: usable_processors()
-  /// The instruction set; the one that this translation unit is compiled for, unless a program
-  /// chooses another at run time.
-  const simd::TrainingKernels* kernels = &simd::training_kernels<simd::Native>();
+  /// The instruction set; see simd/dispatch.hpp.
+  const simd::TrainingKernels* kernels = &simd::chosen_training_kernels();
 };
 
 /// The operations of ReferenceTraining in float32, with vectors and threads; see there. A copy is a
 /// handle to the same threads and scratch memory; one operation at a time may run on them. Sums are
-/// cut into parts by the sizes alone, so results do not depend on the number of threads.
+/// cut into parts by the sizes alone, so results do not depend on the number of threads. A process
+/// that fork() makes has none of the threads: once they have run, an operation is a ds4::Error
+/// there.
 class SimdTraining : public simd::training::Tasks,
                      public simd::training::LinearOperations<SimdTraining>,
                      public simd::training::ElementwiseOperations<SimdTraining>,

@@ -4,10 +4,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <thread>
-#include <vector>
 
 #include <ds4/kernels/simd/sleep.hpp>
+#include <ds4/kernels/simd/threads.hpp>
 
 namespace ds4::inline v0_1::simd::training {
 
@@ -23,16 +22,18 @@ class Helpers {
   ~Helpers() {
     stops_.store(true, std::memory_order_relaxed);
     round_.increase();
-    for (std::thread& thread : threads_) thread.join();
+    threads_.join();
   }
 
   /// Calls work(0) here and work(i) on helpers i = 1, 2, ... that are in time. work must return
   /// when nothing is left to take, and not throw; a helper may be called again, or not at all. All
-  /// calls have returned when this does.
+  /// calls have returned when this does. Throws ds4::Error in a process that fork() has made since
+  /// threads were started.
   template <class Work>
   void run(Work& work) {
+    threads_.check();
     while (threads_.size() < count_) {
-      threads_.emplace_back([this, lane = threads_.size() + 1] { help(lane); });
+      threads_.start([this, lane = threads_.size() + 1] { help(lane); });
     }
     call_ = [](void* all, std::size_t lane) { (*static_cast<Work*>(all))(lane); };
     work_ = &work;
@@ -80,7 +81,7 @@ class Helpers {
   void* work_ = nullptr;
   std::atomic<bool> stops_{false};
   std::size_t count_;
-  std::vector<std::thread> threads_;
+  Threads threads_;
 };
 
 }  // namespace ds4::inline v0_1::simd::training

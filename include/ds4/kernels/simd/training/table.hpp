@@ -103,4 +103,11 @@ const TrainingKernels& training_kernels() {
 
 #undef DS4_TRAINING_KERNELS
 
+#ifndef DS4_SIMD_TRAINING_COMPILED
+/// See dispatch.hpp. Not inlined: units with other flags have to agree.
+[[gnu::noinline]] inline const TrainingKernels& chosen_training_kernels() {
+  return training_kernels<Native>();
+}
+#endif
+
 }  // namespace ds4::inline v0_1::simd
