@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd/kernels.hpp>
 #include <ds4/kernels/simd/team.hpp>
 #include <ds4/kernels/simd/weight_pool.hpp>

@@ -23,7 +23,8 @@ class Threads {
   Threads& operator=(const Threads&) = delete;
   /// They have been joined.
   ~Threads() {
-    if (!are_here()) static_cast<void>(threads_.release());  // no thread may be joined there
+    if (are_here()) return;
+    [[maybe_unused]] const auto* left = threads_.release();  // cannot be joined, nor be destroyed
   }
 
   std::size_t size() const { return threads_->size(); }
