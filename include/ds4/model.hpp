@@ -45,8 +45,9 @@ namespace ds4::inline v0_1 {
 /// Which of a pass's tokens get logits.
 enum class LogitsOf : std::uint8_t { all, last };
 
-/// A DeepSeek-V4 model of configuration C on backend B. Weights are shared between copies; scratch
-/// memory is not, so each thread may run its own copy. Source: model.md 2.
+/// A DeepSeek-V4 model of configuration C on backend B. A copy shares the weights and is on a copy
+/// of the backend: of Reference each thread may run one, of Simd one made by with_team(), as copies
+/// share the threads. Source: model.md 2.
 template <ModelConfig C, Backend B = Reference<float>>
 class Model {
  public:
@@ -184,6 +185,13 @@ class Model {
   /// Tells its weights from others: what a session is saved and loaded with. See
   /// Checkpoint::fingerprint().
   std::uint64_t fingerprint() const { return checkpoint().fingerprint(); }
+
+  /// A copy for another thread, with the same weights, and with a team and scratch memory of its
+  /// own; see Simd::with_team.
+  template <class Threaded = B, class Options = typename Threaded::TeamOptions>
+  Model with_team(const Options& options) const {
+    return Model(backend_.with_team(options), weights_);
+  }
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
   std::size_t scratch_bytes() const { return backend_.scratch_bytes(); }

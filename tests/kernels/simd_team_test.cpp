@@ -77,7 +77,7 @@ TEST_CASE(
     "barrier: nobody goes on before the last has come, with uneven work and more lanes than "
     "processors") {
   constexpr std::size_t kLanes = 9;
-  simd::Team team({.threads = kLanes});
+  simd::Team team({.threads = kLanes, .adapts = false});
   std::vector<std::uint32_t> written(kLanes);
   std::atomic<std::size_t> wrong = 0;
   std::atomic<std::uint32_t> spent = 0;
@@ -222,7 +222,7 @@ TEST_CASE("team: a pinned lane is on a processor of its own, and its thread as b
   const std::vector<int> before = ds4::allowed_processors();
   const std::size_t cores = ds4::one_processor_per_core(before).size();
   for (const std::size_t threads : {cores, cores + 1}) {  // with more lanes than cores none is
-    simd::Team team({.threads = threads, .pin = true});
+    simd::Team team({.threads = threads, .adapts = false, .pin = true});
     std::vector<std::vector<int>> processors(threads);
     team.run([&](std::size_t lane, std::size_t) { processors[lane] = ds4::allowed_processors(); });
     CHECK(ds4::allowed_processors() == before);
@@ -235,15 +235,69 @@ TEST_CASE("team: a pinned lane is on a processor of its own, and its thread as b
     if (threads == cores) CHECK(taken.size() == cores);
 #endif
   }
-  simd::Team team({.threads = cores});
+  simd::Team team({.threads = cores, .adapts = false});
   std::atomic<std::size_t> free = 0;
   team.run([&](std::size_t, std::size_t) { free += ds4::allowed_processors() == before ? 1 : 0; });
   CHECK(free == cores);
 }
 
+TEST_CASE("team: all lanes stay within its slice of the cores, for good but for the caller's") {
+  const std::vector<int> before = ds4::allowed_processors();
+  const std::vector<int> cores = ds4::one_processor_per_core(before);
+  for (std::size_t first = 0; first < std::min<std::size_t>(cores.size(), 2); ++first) {
+    const std::size_t count = std::max<std::size_t>(1, cores.size() / 2);
+    if (first + count > cores.size()) break;
+    const std::vector<int> slice(cores.begin() + static_cast<std::ptrdiff_t>(first),
+                                 cores.begin() + static_cast<std::ptrdiff_t>(first + count));
+    CHECK(simd::places_of({.first_core = first, .cores = count}).threads ==
+          std::min(count, ds4::usable_processors()));
+    simd::Team team({.threads = 3, .adapts = false, .first_core = first, .cores = count});
+    for (int pass = 0; pass < 2; ++pass) {
+      std::vector<std::vector<int>> processors(3);
+      team.run(
+          [&](std::size_t lane, std::size_t) { processors[lane] = ds4::allowed_processors(); });
+#if defined(__linux__)
+      for (const auto& allowed : processors) CHECK(allowed == slice);
+#endif
+      CHECK(ds4::allowed_processors() == before);
+    }
+  }
+  const auto message = [&](std::size_t first, std::size_t count) -> std::string {
+    try {
+      const simd::Team team({.first_core = first, .cores = count});
+    } catch (const ds4::Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const std::string all = std::to_string(cores.size());
+  CHECK(message(cores.size(), 1) == "ds4: cores: found 1 from number " + all +
+                                        " on, expected some of the " + all +
+                                        " that the process may run on");
+  CHECK(message(0, cores.size() + 1).starts_with("ds4: cores: found "));
+  CHECK(message(0, cores.size()).empty());
+}
+
+TEST_CASE("team: a pass while another runs on it is an error, and the team goes on") {
+  simd::Team team({.threads = 2, .adapts = false});
+  std::string message;
+  team.run([&](std::size_t lane, std::size_t) {
+    if (lane > 0) return;
+    try {
+      team.run([](std::size_t, std::size_t) {});
+    } catch (const ds4::Error& error) {
+      message = error.what();
+    }
+  });
+  CHECK(message.starts_with("ds4: pass: found another on the same threads"));
+  std::atomic<std::size_t> lanes = 0;
+  team.run([&](std::size_t, std::size_t) { ++lanes; });
+  CHECK(lanes == 2);
+}
+
 TEST_CASE("team: as many lanes as it is told, or as the process has processors") {
   for (const std::size_t threads : {0U, 1U, 5U}) {
-    simd::Team team({.threads = threads});
+    simd::Team team({.threads = threads, .adapts = false});
     const std::size_t expected = threads == 0 ? ds4::usable_processors() : threads;
     CHECK(team.threads() == expected);
     std::atomic<std::size_t> lanes = 0;
@@ -272,7 +326,7 @@ TEST_CASE("team: one that adapts may have fewer lanes, and every pass has all of
 
 TEST_CASE("team: what a lane throws comes out behind the run, wherever the others are") {
   for (const std::size_t lanes : {1U, 2U, 5U}) {
-    simd::Team team({.threads = lanes});
+    simd::Team team({.threads = lanes, .adapts = false});
     std::size_t wrong = 0;
     for (std::size_t round = 0; round < 200; ++round) {
       const std::size_t thrower = round % lanes;
@@ -312,7 +366,7 @@ TEST_CASE("team: what a lane throws comes out behind the run, wherever the other
 }
 
 TEST_CASE("team: if several lanes throw, one of their exceptions comes out") {
-  simd::Team team({.threads = 4});
+  simd::Team team({.threads = 4, .adapts = false});
   for (int round = 0; round < 200; ++round) {
     CHECK_THROWS_AS(team.run([&](std::size_t lane, std::size_t) {
       if (lane == 3) team.barrier().wait();

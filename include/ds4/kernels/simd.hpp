@@ -29,10 +29,15 @@ struct SimdOptions {
   std::size_t threads = 0;  ///< at most; 0: usable_processors()
   /// Fewer threads run a pass while other programs want the processors; see simd::TeamSize.
   bool adapts = true;
-  /// Each thread stays on a processor while it computes. This is faster where nothing else runs on
-  /// them, and slower where something does, as another program that pins its threads: a process
-  /// cannot know that it is alone.
+  /// Each thread stays on a core of its own. This is faster where nothing else runs on them, and
+  /// slower where something does, as another program that pins its threads: a process cannot know
+  /// that it is alone.
   bool pin = false;
+  ///@{
+  /// The cores of which the threads stay on some; see simd::TeamOptions.
+  std::size_t first_core = 0;
+  std::size_t cores = 0;
+  ///@}
   /// Activations and state rows in float32 throughout. Otherwise, where weights are stored in less
   /// than float32, state rows are BF16, and the activations of BF16 matrices are rounded to BF16
   /// where the machine multiplies BF16.
@@ -46,8 +51,9 @@ struct SimdOptions {
   const simd::Kernels* kernels = &simd::chosen_kernels();
 };
 
-/// A CPU backend in float32 with vectors and threads. A copy is a handle to the same team; only one
-/// pass at a time may run on a team. Results do not depend on the number of threads, on how a
+/// A CPU backend in float32 with vectors and threads. A copy is a handle to the same team, on which
+/// one pass at a time may run: a second one is a ds4::Error. with_team() gives a copy for another
+/// thread. Results do not depend on the number of threads, on how a
 /// sequence is split into passes, nor on the other sequences of a pass. A process that fork() makes
 /// has none of the team's threads: behind a pass on several of them, another is a ds4::Error there.
 class Simd : public simd::Lane,
@@ -83,11 +89,29 @@ class Simd : public simd::Lane,
   using Experts = std::vector<Expert>;
   ///@}
 
-  /// Starts the team of threads.
+  /// How a team uses its threads.
+  using TeamOptions = simd::TeamOptions;
+
+  /// Makes the team of threads. Throws ds4::Error for cores that are not there.
   explicit Simd(const SimdOptions& options = {})
       : Lane(*options.kernels, options.exact,
-             {.threads = options.threads, .adapts = options.adapts, .pin = options.pin}),
+             {.threads = options.threads,
+              .adapts = options.adapts,
+              .pin = options.pin,
+              .first_core = options.first_core,
+              .cores = options.cores}),
         WeightBinding(options.memory_budget) {}
+
+  /// A copy with the same weights, and with threads and scratch memory of its own: passes on it and
+  /// on this one may run at the same time. Copies of experts, which a memory budget is for, stay
+  /// with this one. Throws ds4::Error for cores that are not there.
+  Simd with_team(const TeamOptions& options) const {
+    Simd copy(*this);
+    copy.Lane::leave_team(options);
+    copy.WeightBinding::leave_team();
+    copy.ExpertOperations::leave_team();
+    return copy;
+  }
 
   /// Calls f(lane) on the threads of the team: on all of them, or on fewer while other programs
   /// want the processors.

@@ -36,7 +36,7 @@ class Lane {
   Scratch scratch() { return {shared_, own_}; }
   /// Memory that the team keeps from pass to pass: what the largest pass so far took.
   std::size_t scratch_bytes() const { return team_->scratch_bytes(); }
-  /// Gives it back; not during a pass.
+  /// Gives it back. Not during a pass.
   void release_scratch() { team_->release_scratch(); }
 
   /// Brings a result to the host's memory: one from `result` is there already.
@@ -98,6 +98,12 @@ class Lane {
   ///@}
 
  protected:
+  /// Leaves the team for one of its own.
+  void leave_team(const TeamOptions& team) {
+    team_ = std::make_shared<Team>(team);
+    shared_ = Arena::Cursor(team_->shared());
+    own_ = Arena::Cursor(team_->own(0));
+  }
   /// Calls f on every thread of the team with a copy of the backend, which derives from Lane, that
   /// stands for this thread.
   template <class Backend, class F>

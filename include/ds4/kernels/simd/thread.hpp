@@ -1,7 +1,8 @@
-// The calling thread: the processor that it is kept on, and the time that it has had.
+// The calling thread: the processors that it is kept on, and the time that it has had.
 #pragma once
 
 #include <ctime>
+#include <span>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -11,18 +12,29 @@
 
 namespace ds4::inline v0_1::simd {
 
-/// Keeps the calling thread on one processor for as long as it lives, where the system allows it.
+/// Keeps the calling thread on these processors from now on; whether the system allows it.
+inline bool place_thread([[maybe_unused]] std::span<const int> processors) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int processor : processors) {
+    if (processor >= 0 && processor < CPU_SETSIZE) CPU_SET(processor, &set);
+  }
+  return ::sched_setaffinity(0, sizeof set, &set) == 0;
+#else
+  return false;
+#endif
+}
+
+/// Keeps the calling thread on some processors for as long as it lives, where the system allows it.
 class Pin {
  public:
-  /// No number below 0 is a processor's: the thread stays as it is.
-  explicit Pin([[maybe_unused]] int processor) {
+  /// Without processors the thread stays as it is.
+  explicit Pin([[maybe_unused]] std::span<const int> processors) {
 #if defined(__linux__)
-    if (processor < 0 || processor >= CPU_SETSIZE) return;
+    if (processors.empty()) return;
     if (::sched_getaffinity(0, sizeof before_, &before_) != 0) return;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(processor, &one);
-    pinned_ = ::sched_setaffinity(0, sizeof one, &one) == 0;
+    pinned_ = place_thread(processors);
 #endif
   }
   Pin(const Pin&) = delete;

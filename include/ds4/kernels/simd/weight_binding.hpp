@@ -119,6 +119,15 @@ class WeightBinding {
   ///@}
 
  protected:
+  /// What passes of another team change is no longer this backend's: nothing is left of the budget,
+  /// which that team has for copies of experts.
+  void leave_team() {
+    if (budget_ != kAll) budget_ = 0;
+    auto mapped = std::make_shared<MappedWeights>();
+    mapped->any = mapped_->any;
+    mapped->tells_residency = mapped_->tells_residency;
+    mapped_ = std::move(mapped);
+  }
   /// Before a pass: finds out whether something had to be waited for in the one before.
   void note_waits() {
     if (!mapped_->any) return;

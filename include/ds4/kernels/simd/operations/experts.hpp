@@ -88,6 +88,10 @@ class ExpertOperations {
     lane().wait_for_all();
   }
 
+ protected:
+  /// Another team has copies of its own.
+  void leave_team() { copies_ = {}; }
+
  private:
   Backend& lane() { return static_cast<Backend&>(*this); }
 
