@@ -38,7 +38,7 @@ static_assert(!std::is_convertible_v<Plain::State*, Simd::State*>);
 
 }  // namespace
 
-TEST_CASE("batch: one error each for none, no state and a state twice; all states as before") {
+TEST_CASE("batch: one error each for none, no state and a state twice, all states as before") {
   auto model = model_of<QuantSimd>();
   const auto ids = random_ids(9, 1);
   auto first = model.new_state();

@@ -30,7 +30,7 @@ struct TrainerOptions {
   double late_mtp_weight = 0.1;  ///< and in the last third
   double balance_weight = 1e-4;  ///< of the balance loss
   double indexer_weight = 1.0;   ///< of the indexer's own loss, which moves nothing else; 0: none
-  DraftLossWeights drafts;       ///< of a drafter's losses
+  DraftLossWeights drafts = {};  ///< of a drafter's losses
   std::uint64_t seed = 1;        ///< of the windows' order
 };
 

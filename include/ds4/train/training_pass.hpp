@@ -28,7 +28,7 @@ struct PassOptions {
   double balance_weight = 0.0;            ///< of the balance loss of a sequence
   double indexer_weight = 0.0;            ///< of the indexer's divergence of a query
   Recompute recompute = Recompute::none;  ///< see above
-  DraftLossWeights drafts;                ///< of a drafter in training, all times prediction_weight
+  DraftLossWeights drafts = {};           ///< of a drafter in training, all times prediction_weight
 };
 
 /// What a drafter's rows lose beside the cross-entropy. Source: model.md 19.5.
