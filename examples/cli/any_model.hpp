@@ -70,8 +70,9 @@ class AnyModel {
   virtual void keep_drafts(AnyState& state) const = 0;
   virtual Logits mtp_logits(AnyState& state) = 0;
   /// The logits [n, V] that the likeliest draft behind the state and `next` is chosen by, of
-  /// `count` tokens at most.
-  virtual Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count) = 0;
+  /// `count` tokens at most; the observer, if any, sees the drafter's passes.
+  virtual Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count,
+                              StageObserver<float>* observer = nullptr) = 0;
   virtual std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id,
                                                        Sampler& sampler, DraftLength& length,
                                                        std::size_t limit) = 0;

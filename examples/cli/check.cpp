@@ -69,10 +69,11 @@ class Checked {
     const AnyModel::Sequence sequence{&state, ids};
     return {model_.forward({&sequence, 1}, observer)};
   }
+  void observe_drafts(StageObserver<float>* observer) { observer_ = observer; }
   /// Of the likeliest draft, whatever `choose` returns.
   template <class Choose>
   void draft(AnyState& state, std::int32_t next, std::size_t count, Choose&& choose) {
-    const Logits rows = model_.draft_logits(state, next, count);
+    const Logits rows = model_.draft_logits(state, next, count, observer_);
     const std::size_t V = config().vocab_size;
     for (std::size_t i = 0; i < rows.values.size(); i += V) {
       choose(std::span(rows.values).subspan(i, V));
@@ -81,6 +82,7 @@ class Checked {
 
  private:
   AnyModel& model_;
+  StageObserver<float>* observer_ = nullptr;
 };
 
 /// What a line of the table sums up: one stage of one layer, or a stage over all layers.

@@ -49,8 +49,14 @@ class ModelOf final : public AnyModel {
   DrafterKind drafter() const override { return model_.drafter(); }
   void keep_drafts(AnyState& state) const override { typed(state).keep_drafts(); }
   Logits mtp_logits(AnyState& state) override { return keep(model_.mtp_logits(typed(state))); }
-  Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count) override {
+  Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count,
+                      StageObserver<float>* observer) override {
     std::vector<float> all;
+    model_.observe_drafts(observer);
+    struct Over {  // also if the observer throws
+      Model<C, B>& model;
+      ~Over() { model.observe_drafts(nullptr); }
+    } const over{model_};
     model_.draft(typed(state), next, count, [&](std::span<const float> logits) {
       all.insert(all.end(), logits.begin(), logits.end());
       return argmax(logits);

@@ -74,11 +74,26 @@ std::vector<typename M::Scalar> draft_rows(M& model, S& state, std::int32_t next
   return rows;
 }
 
-/// Compares the drafts of two models behind states that are as far as each other, up to the first
-/// token that they choose differently.
+/// Compares the drafts of two models behind states that are as far as each other: the stages of the
+/// first pass, and the logits up to the first token that they choose differently.
 template <class M, class R, class S, class Q>
 void compare_drafts(StageComparison& comparison, M& model, R& reference, S& state,
                     Q& reference_state, std::int32_t next, std::size_t V) {
+  comparison.begin_drafts();
+  const auto observed = [next](auto& of, auto& own_state) {
+    return [&, next](auto& observer) {
+      of.observe_drafts(&observer);
+      struct Over {  // also if something throws
+        decltype(of) model;
+        ~Over() { model.observe_drafts(nullptr); }
+      } const over{of};
+      of.draft(own_state, next, 1, [](auto logits) {
+        return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
+      });
+    };
+  };
+  Lockstep<typename M::Scalar, typename R::Scalar, StageComparison> lockstep(comparison);
+  lockstep.run(observed(model, state), observed(reference, reference_state));
   const auto rows = draft_rows(model, state, next);
   const auto expected = draft_rows(reference, reference_state, next);
   const auto choice = [V](const auto& all, std::size_t row) {
@@ -99,8 +114,9 @@ void compare_drafts(StageComparison& comparison, M& model, R& reference, S& stat
 
 /// Runs the ids through a model and the reference, two ds4::Model of one configuration, usually of
 /// one checkpoint, and compares every stage of every layer, and the logits; where both have the
-/// same drafter, also the logits of a draft behind all ids. The two run side by side, the reference
-/// on a thread of its own, and wait for each other at each stage: no more than one is in memory.
+/// same drafter, also every stage of a draft behind all ids and its logits. The two run side by
+/// side, the reference on a thread of its own, and wait for each other at each stage: no more than
+/// one is in memory.
 ///
 /// A stage passes if each row's largest error is at most `tolerance`, and the mean error kMeanShare
 /// of that. Other picks pass if the reference scores them as nearly equal: the gap is at most twice

@@ -41,7 +41,8 @@ struct RowErrors {
 /// stages in the layer, and in later layers the stages of that token and of all tokens after it,
 /// which attend to it. Such rows are `behind` a differing pick, and are counted apart.
 struct StageCheck {
-  std::size_t layer = 0;  ///< num_hidden_layers for what comes after the layers
+  std::size_t layer = 0;  ///< num_hidden_layers for what comes after the layers; from there on the
+                          ///< drafter's
   std::string stage;      ///< as an observer is told, "logits", or "draft": those of the drafter
   bool head = false;      ///< after the layers
   bool picks = false;     ///< indices; otherwise values

@@ -34,7 +34,8 @@ class StageComparison {
   StageComparison(const ConfigValues& config, const Checkpoint& checkpoint)
       : config_(config),
         checkpoint_(checkpoint),
-        first_flip_(config.num_hidden_layers + 1, kNone) {}
+        first_flip_(config.num_hidden_layers + std::max<std::size_t>(1, config.dspark_stages) + 1,
+                    kNone) {}
 
   /// The next pass takes in `count` tokens behind `position`.
   void begin_pass(std::size_t position, std::size_t count) {
@@ -58,7 +59,13 @@ class StageComparison {
   template <class T, class R>
   void logits(std::span<const T> got, std::span<const R> expected);
 
-  /// The logits [n, V] of the drafts behind all passes, n the same for both.
+  /// What follows are stages of the drafter, behind all passes.
+  void begin_drafts() {
+    drafting_ = true;
+    drafted_from_ = position_ + count_;
+    count_ = 0;
+  }
+  /// The logits [n, V] of the drafts, n the same for both.
   template <class T, class R>
   void drafts(std::span<const T> got, std::span<const R> expected);
 
@@ -94,13 +101,14 @@ class StageComparison {
   /// What is kept of a stage, in the order of a pass: a stage that earlier passes did not have
   /// follows the one before it.
   Found& find(std::size_t layer, std::string_view stage, bool picks) {
-    const bool head = stage == "hc_head" || stage == "final_norm" || is_logits(stage);
+    const bool of_head = stage == "hc_head" || stage == "final_norm" || stage == "logits";
+    const bool head = drafting_ ? stage == "draft" : of_head;
     if (head) layer = config_.num_hidden_layers;
     if (layer != layer_) enter(layer);
     const auto same = [&](const Found& f) {
-      return f.check.layer == layer && f.check.stage == stage;
+      return f.check.layer == layer && f.check.head == head && f.check.stage == stage;
     };
-    const auto begin = found_.begin() + static_cast<std::ptrdiff_t>(cursor_);
+    const auto begin = found_.begin() + static_cast<std::ptrdiff_t>(drafting_ ? 0 : cursor_);
     auto at = std::find_if(begin, found_.end(), same);
     if (at == found_.end()) {
       Found found;
@@ -108,10 +116,26 @@ class StageComparison {
       found.check.stage = stage;
       found.check.head = head;
       found.check.picks = picks;
-      at = found_.insert(begin, std::move(found));
+      at = found_.insert(drafting_ ? found_.end() : begin, std::move(found));
     }
     cursor_ = static_cast<std::size_t>(at - found_.begin()) + 1;
     return *at;
+  }
+
+  /// Passes of a drafter have rows of their own: those of its windows, which end where the drafts
+  /// begin, or those of what is drafted. The stages that begin either tell by their size.
+  void enter_rows(std::string_view stage, std::size_t values) {
+    const bool begins = stage == "attn_hc.collapsed";
+    std::size_t width = 0;
+    if (stage == "target_hidden") {
+      width = config_.dspark_target_layer_ids.size() * config_.hidden_size;
+    }
+    if (stage == "main_x" || begins) width = config_.hidden_size;
+    if (stage == "attn.kv_rope") width = config_.head_dim;
+    if (width == 0 || values / width == count_) return;
+    count_ = values / width;
+    position_ = begins ? drafted_from_ : drafted_from_ - count_;
+    flipped_.assign(count_, false);
   }
 
   static bool is_logits(std::string_view stage) { return stage == "logits" || stage == "draft"; }
@@ -182,12 +206,14 @@ class StageComparison {
 
   std::size_t same_top_ = 0;
   std::size_t first_other_top_ = kNone;
-  std::size_t drafted_ = 0;  // tokens behind those of the passes
+  bool drafting_ = false;
+  std::size_t drafted_from_ = 0;  // the tokens of all passes
 };
 
 template <class T, class R>
 void StageComparison::values(std::size_t layer, std::string_view stage, std::span<const T> got,
                              std::span<const R> expected) {
+  if (drafting_) enter_rows(stage, got.size());
   Found& found = find(layer, stage, false);
   if (got.size() != expected.size()) {
     throw Error(found.check.name(), "found " + std::to_string(got.size()) + " values, expected " +
@@ -289,8 +315,9 @@ void StageComparison::logits(std::span<const T> got, std::span<const R> expected
 
 template <class T, class R>
 void StageComparison::drafts(std::span<const T> got, std::span<const R> expected) {
-  begin_pass(position_ + count_, got.size() / config_.vocab_size);
-  drafted_ = count_;
+  begin_pass(drafted_from_, got.size() / config_.vocab_size);
+  enter(config_.num_hidden_layers);
+  behind_from_ = std::ranges::min(first_flip_);
   values(config_.num_hidden_layers, "draft", got, expected);
 }
 
@@ -362,8 +389,10 @@ inline const std::vector<double>& StageComparison::router_bias() {
   const auto [at, is_new] = biases_.try_emplace(layer_, config_.n_routed_experts, 0.0);
   if (is_new) {
     TensorReader reader(checkpoint_);
-    const auto stored = reader.vector("layers." + std::to_string(layer_) + ".ffn.gate.bias",
-                                      {config_.n_routed_experts});
+    const std::size_t main = config_.num_hidden_layers;
+    const std::string prefix =
+        layer_ < main ? "layers." + std::to_string(layer_) : "mtp." + std::to_string(layer_ - main);
+    const auto stored = reader.vector(prefix + ".ffn.gate.bias", {config_.n_routed_experts});
     if (stored) stored->decode_row(0, at->second.data());
   }
   return at->second;
@@ -396,7 +425,7 @@ inline std::string at_most(double tolerance) {
 
 inline CheckReport StageComparison::report(double tolerance) const {
   CheckReport report;
-  report.tokens = position_ + count_ - drafted_;
+  report.tokens = drafting_ ? drafted_from_ : position_ + count_;
   report.same_top = same_top_;
   if (first_other_top_ != kNone) report.first_other_top = first_other_top_;
   for (const Found& found : found_) {
