@@ -5,4 +5,5 @@
 #include <ds4/config/config_json_definitions.hpp>
 #include <ds4/core/processors_definitions.hpp>
 #include <ds4/kernels/reference/linear_definitions.hpp>
+#include <ds4/text/python_json_definitions.hpp>
 #include <ds4/text/tokenizer_definitions.hpp>

@@ -18,6 +18,7 @@
 #include <ds4/layers/stop.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
+#include <ds4/text/turn_reader.hpp>
 
 #include "cli/any_model.hpp"
 #include "cli/drafting.hpp"

@@ -29,6 +29,7 @@
 #include <ds4/state/session.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
+#include <ds4/text/turn_reader.hpp>
 #include <support/paths.hpp>
 #include <support/program.hpp>
 

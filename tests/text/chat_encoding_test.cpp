@@ -10,6 +10,7 @@
 
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
+#include <ds4/text/turn_reader.hpp>
 #include <support/files.hpp>
 #include <support/paths.hpp>
 
@@ -95,9 +96,9 @@ TEST_CASE("chat encoding: a finished turn, and the reasoning in front of the las
   const Ids asks = joined({{kUser}, kNextIds, {kAssistant, kThink}});
   const Ids asks_only = joined({{kUser}, kNextIds, {kAssistant, kEndThink}});
   CHECK(chat.encode(next) == joined({{kBegin}, without, asks}));
-  CHECK(chat.encode(next, {.tools = true}) == joined({{kBegin}, with, asks}));
+  CHECK(chat.encode(next, {.keep_reasoning = true}) == joined({{kBegin}, with, asks}));
   CHECK(chat.encode(next, {.thinking = false}) == joined({{kBegin}, without, asks_only}));
-  CHECK(chat.encode(next, {.thinking = false, .tools = true}) ==
+  CHECK(chat.encode(next, {.thinking = false, .keep_reasoning = true}) ==
         joined({{kBegin}, without, asks_only}));
 }
 
@@ -119,8 +120,8 @@ TEST_CASE("chat encoding: a user's messages in a row are one turn, as the releas
   const Ids asks = joined({{kUser}, second, {kAssistant, kThink}});
   CHECK(chat.encode(middle) ==
         joined({{kBegin, kUser}, first, {kAssistant, kEndThink, 68, kEnd}, asks}));
-  // With tools the reasoning stays: the texts are joined alike.
-  CHECK(chat.encode(middle, {.tools = true}) ==
+  // Where the reasoning stays the texts are joined alike.
+  CHECK(chat.encode(middle, {.keep_reasoning = true}) ==
         joined({{kBegin, kUser}, first, {kAssistant, kThink, 84, kEndThink, 68, kEnd}, asks}));
 
   // An empty text counts; a system's text in front is no part of the turn.
@@ -171,17 +172,15 @@ TEST_CASE("chat encoding: texts that spell special tokens stay texts") {
   CHECK(special == Ids{kBegin, kUser, kAssistant, kThink, kEndThink, kEnd});
 }
 
-TEST_CASE("chat encoding: chats that it has no form for") {
+TEST_CASE("chat encoding: what it has no form for") {
   const ChatEncoding chat(deepseek());
-  const auto error = [&](const std::vector<ChatMessage>& messages) {
-    return error_text([&] { chat.encode(messages); });
-  };
-  CHECK(error({kQuestion, kSystem}) ==
-        "ds4: message 1: found a system message, expected one only as the first");
-  const char* behind = ": found an assistant's message, expected it behind a user's";
-  CHECK(error({kAnswer}) == ("ds4: message 0" + std::string(behind)).c_str());
-  CHECK(error({kSystem, kAnswer}) == ("ds4: message 1" + std::string(behind)).c_str());
-  CHECK(error({kQuestion, kAnswer, kAnswer}) == ("ds4: message 2" + std::string(behind)).c_str());
+  CHECK(error_text([&] { chat.encode(std::vector<ChatMessage>{{ChatRole::developer, ""}}); }) ==
+        "ds4: message of a developer: found no content, expected some");
+  const std::vector<ChatMessage> asked{kQuestion};
+  CHECK(error_text([&] { chat.encode(asked, {.call_required = true}); }) ==
+        "ds4: call_required: expected an assistant that does not think, found one that does");
+  CHECK(error_text([&] { chat.encode(asked, {.tools = {.functions = {"{"}}}); }) ==
+        "ds4: json: expected JSON, found \"{\"");
 
   // The model that comes with ds4 was not made to chat.
   const Tokenizer austen = Tokenizer::load(ds4::test::models("/austen"));
@@ -190,7 +189,17 @@ TEST_CASE("chat encoding: chats that it has no form for") {
         "ds4: tokenizer: expected the tokens of the chat encoding, found no <think>, </think>");
 }
 
-TEST_CASE("chat encoding: a generated turn is split as its ids come") {
+TEST_CASE("chat encoding: a generated turn is what its message encodes to") {
+  const ChatEncoding chat(deepseek());
+  TurnReader reader(chat, true);
+  for (const std::int32_t id : joined({kReasoningIds, {kEndThink}, kAnswerIds, {kEnd}})) {
+    reader.push(id);
+  }
+  const std::vector<ChatMessage> messages{kQuestion, reader.message(), kNext};
+  CHECK(chat.encode(messages) == chat.encode(std::vector{kQuestion, kAnswer, kNext}));
+}
+
+TEST_CASE("turn reader: without tools, as its ids come") {
   const ChatEncoding chat(deepseek());
   const auto read = [&](const Ids& ids, bool thinking) {
     TurnReader reader(chat, thinking);
@@ -223,16 +232,17 @@ TEST_CASE("chat encoding: a generated turn is split as its ids come") {
   CHECK(reader.message().content == kAnswer.content);
   CHECK(reader.ended());
 
-  // Cut off while it thinks; then a second </think>, which is text, and so is one without thinking.
+  // Cut off while it thinks; then a second </think>, which is left out, and so is one without
+  // thinking.
   reader = read(kReasoningIds, true);
   CHECK(reader.in_reasoning());
   CHECK(!reader.ended());
   CHECK(reader.content().empty());
   reader = read({67, kEndThink, 67, kEndThink, 68}, true);
   CHECK(reader.message().reasoning == "a");
-  CHECK(reader.message().content == "a</think>b");
+  CHECK(reader.message().content == "ab");
   CHECK(reader.content() == Ids{67, kEndThink, 68});
-  CHECK(read({67, kEndThink}, false).message().content == "a</think>");
+  CHECK(read({67, kEndThink}, false).message().content == "a");
   CHECK(read({kEnd}, true).message().content.empty());
 
   // A character in two tokens, and one that the end of the reasoning cuts off.
@@ -242,14 +252,4 @@ TEST_CASE("chat encoding: a generated turn is split as its ids come") {
   reader = read({emoji[0], kEndThink, 67}, true);
   CHECK(reader.message().reasoning == "\xEF\xBF\xBD");
   CHECK(reader.message().content == "a");
-}
-
-TEST_CASE("chat encoding: a generated turn is what its message encodes to") {
-  const ChatEncoding chat(deepseek());
-  TurnReader reader(chat, true);
-  for (const std::int32_t id : joined({kReasoningIds, {kEndThink}, kAnswerIds, {kEnd}})) {
-    reader.push(id);
-  }
-  const std::vector<ChatMessage> messages{kQuestion, reader.message(), kNext};
-  CHECK(chat.encode(messages) == chat.encode(std::vector{kQuestion, kAnswer, kNext}));
 }

@@ -24,10 +24,13 @@
 #include <support/checkpoint_copy.hpp>
 #include <support/files.hpp>
 #include <support/golden.hpp>
+#include <support/gradients.hpp>
 
 namespace {
 
 using ds4::test::Golden;
+using ds4::test::gradients_of;
+using ds4::test::is_within;
 using Flash = ds4::models::tiny_flash;
 
 /// The checkpoint of a test configuration, or random weights where there is none.
@@ -62,28 +65,6 @@ ds4::PassOptions all_losses() {
 double total(const ds4::PassLosses& losses, const ds4::PassOptions& options) {
   return options.prediction_weight * losses.cross_entropy + options.mtp_weight * losses.mtp +
          options.balance_weight * losses.balance;
-}
-
-template <class Model>
-auto gradients_of(Model& model) {
-  std::vector<std::vector<typename Model::Scalar>> gradients;
-  for (const auto& weight : model.weights().list()) {
-    gradients.emplace_back(weight.gradient.begin(), weight.gradient.end());
-  }
-  return gradients;
-}
-
-/// Whether two tensors differ by no more than `tolerance` of the norm of the second.
-template <class T>
-bool is_within(double tolerance, std::span<const T> found, std::span<const float> expected) {
-  double distance = 0.0;
-  double norm = 0.0;
-  REQUIRE(found.size() == expected.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    distance += std::pow(static_cast<double>(found[i]) - expected[i], 2);
-    norm += std::pow(expected[i], 2);
-  }
-  return distance <= tolerance * tolerance * norm;  // an expert without tokens has zeros
 }
 
 }  // namespace
@@ -225,9 +206,6 @@ TEST_CASE("gradients are added up over passes, and losses alone are the same") {
 }
 
 TEST_CASE("every weight's gradient is the slope of the loss along a random direction") {
-  // In float64, by central differences. The step is small enough that no choice of experts or
-  // entries changes; a slope's rounding error is then about 1e-16 of the loss by the step.
-  constexpr double kStep = 1e-6;
   auto model = ds4::TrainableModel<Flash, ds4::ReferenceTraining<double>>::load(
       ds4::test::data_dir("tiny-flash"));
   const Batch batch;
@@ -236,35 +214,7 @@ TEST_CASE("every weight's gradient is the slope of the loss along a random direc
   const auto check = [&](const ds4::PassOptions& options, auto&& loss, auto&& wanted) {
     model.zero_gradients();
     model.add_gradients(sequences, options);
-    const auto gradients = gradients_of(model);
-    std::mt19937 generator(7);
-    std::normal_distribution<double> normal;
-    std::size_t compared = 0;
-    for (std::size_t i = 0; i < gradients.size(); ++i) {
-      auto& weight = model.weights().list()[i];
-      if (!wanted(weight)) continue;
-      const std::vector<double> before(weight.values.begin(), weight.values.end());
-      std::vector<double> direction(before.size());
-      double norm = 0.0;
-      for (double& value : direction) norm += std::pow(value = normal(generator), 2);
-      double slope = 0.0;
-      for (std::size_t j = 0; j < direction.size(); ++j) {
-        direction[j] /= std::sqrt(norm);
-        slope += direction[j] * gradients[i][j];
-      }
-      const auto loss_at = [&](double step) {
-        for (std::size_t j = 0; j < direction.size(); ++j) {
-          weight.values[j] = before[j] + step * direction[j];
-        }
-        return loss();
-      };
-      const double difference = (loss_at(kStep) - loss_at(-kStep)) / (2.0 * kStep);
-      std::ranges::copy(before, weight.values.begin());
-      CAPTURE(weight.name);
-      CHECK(std::abs(difference - slope) < 1e-8 + 1e-5 * std::abs(slope));
-      ++compared;
-    }
-    return compared;
+    return ds4::test::check_slopes(model, loss, wanted);
   };
   const auto is_indexer = [](const auto& weight) {
     return weight.name.find(".indexer.") != std::string::npos;

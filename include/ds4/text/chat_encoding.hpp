@@ -1,4 +1,4 @@
-// The release's chat encoding: messages to token ids, and a generated turn to its parts.
+// The releases' chat encoding: messages to token ids.
 #pragma once
 
 #include <algorithm>
@@ -12,25 +12,16 @@
 #include <vector>
 
 #include <ds4/core/error.hpp>
+#include <ds4/text/chat_message.hpp>
+#include <ds4/text/chat_texts.hpp>
+#include <ds4/text/python_json.hpp>
 #include <ds4/text/tokenizer.hpp>
 
 namespace ds4::inline v0_1 {
 
-/// Who says something.
-enum class ChatRole : std::uint8_t { system, user, assistant };
-
-/// One message of a chat, without any special token.
-struct ChatMessage {
-  ChatRole role = ChatRole::user;  ///< who says it
-  std::string content;             ///< what is said
-  std::string reasoning = {};      ///< of an assistant that thought first
-};
-
-/// How the next turn is asked for.
-struct ChatOptions {
-  bool thinking = true;  ///< the assistant reasons before it answers
-  bool tools = false;    ///< tools are in use, so earlier reasoning is kept
-};
+namespace detail {
+class PromptBuilder;
+}  // namespace detail
 
 /// The ids that structure a chat. Source: model.md 12.
 struct ChatTokens {
@@ -40,6 +31,13 @@ struct ChatTokens {
   std::int32_t assistant = 0;  ///< in front of an assistant's turn
   std::int32_t think = 0;      ///< begin of the reasoning
   std::int32_t end_think = 0;  ///< end of the reasoning
+  ///@{
+  /// Those that a tokenizer may lack are then -1: the mark of tool calls, and what is in front of a
+  /// reminder and behind a message with a task, by ChatTask.
+  std::int32_t dsml = -1;
+  std::int32_t latest_reminder = -1;
+  std::array<std::int32_t, 7> tasks{-1, -1, -1, -1, -1, -1, -1};
+  ///@}
 };
 
 /// The tokens of the chat encoding that a tokenizer does not have; with all of them it can chat.
@@ -58,13 +56,15 @@ class ChatEncoding {
   /// What text is encoded with.
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
-  /// The ids of a whole chat. A user's messages in a row are one turn, with an empty line between
-  /// them. Behind a user's message at its end stands what asks for the answer.
-  /// Reasoning in front of the last user message is dropped unless tools are in use; without
-  /// thinking there is none at all. Throws Error for a system message that is not the first one,
-  /// and for an assistant's that does not follow a user's.
+  /// The ids of a whole chat, and of what asks for the next turn. Consecutive messages of a user
+  /// and of tools are one turn, with an empty line between them, the results in the order of the
+  /// calls. Reasoning in front of the last user or developer message is dropped unless there are
+  /// tools or it is to be kept, and so are developer messages there; without thinking there is none
+  /// at all. Takes what the release takes: any order of roles, an answer at the end. Throws
+  /// ds4::Error for a developer message without content, for JSON of a tool or a schema that is
+  /// none, for a token that the tokenizer lacks, and for a required call where it thinks.
   std::vector<std::int32_t> encode(std::span<const ChatMessage> messages,
-                                   ChatOptions options = {}) const;
+                                   const ChatOptions& options = {}) const;
 
   // The parts of it, for a chat that grows turn by turn: opening, then any number of user_turn
   // and assistant_turn.
@@ -83,47 +83,13 @@ class ChatEncoding {
     ids.insert(ids.end(), more.begin(), more.end());
   }
 
+  /// "\n\n<｜DSML｜tool_calls>..." of some calls, and what comes behind a system text or a
+  /// developer's.
+  void add_calls(detail::PromptBuilder& prompt, std::span<const ToolCall> calls) const;
+  void add_tools(detail::PromptBuilder& prompt, const ChatTools& tools) const;
+
   const Tokenizer* tokenizer_;
   ChatTokens tokens_;
-};
-
-/// Splits a turn, as it is generated token by token, into reasoning and content. Keeps a reference
-/// to the encoding's tokenizer.
-class TurnReader {
- public:
-  /// Text that became complete, always valid UTF-8.
-  struct Text {
-    std::string reasoning;  ///< inside of the think tags
-    std::string content;    ///< the answer
-  };
-
-  /// A turn behind user_turn(text, thinking).
-  TurnReader(const ChatEncoding& encoding, bool thinking)
-      : tokens_(encoding.tokens()), decoder_(encoding.tokenizer()), in_reasoning_(thinking) {}
-
-  /// Takes the next id. Only the first \</think\> of a turn that thinks ends the reasoning. What
-  /// follows the end token does not count.
-  Text push(std::int32_t id);
-  /// What is still held back of an unfinished character; for a turn that is cut off.
-  Text finish() { return add(decoder_.finish()); }
-
-  /// Whether what comes next is reasoning.
-  bool in_reasoning() const { return in_reasoning_; }
-  bool ended() const { return ended_; }  ///< the end token has come
-  /// What was read so far.
-  const ChatMessage& message() const { return message_; }
-  /// The ids of its content.
-  const std::vector<std::int32_t>& content() const { return content_; }
-
- private:
-  Text add(std::string text);
-
-  ChatTokens tokens_;
-  StreamDecoder decoder_;
-  bool in_reasoning_;
-  bool ended_ = false;
-  ChatMessage message_{ChatRole::assistant, {}};
-  std::vector<std::int32_t> content_;
 };
 
 namespace detail {
@@ -136,6 +102,66 @@ inline constexpr std::array<std::pair<std::string_view, std::int32_t ChatTokens:
      {"<｜Assistant｜>", &ChatTokens::assistant},
      {"<think>", &ChatTokens::think},
      {"</think>", &ChatTokens::end_think}}};
+
+///@{
+/// That of the tokens which a tokenizer may lack; the tasks by ChatTask.
+inline constexpr std::string_view kDsmlToken = "｜DSML｜";
+inline constexpr std::string_view kReminderToken = "<｜latest_reminder｜>";
+inline constexpr std::array<std::string_view, 7> kTaskTokens{"",
+                                                             "<｜action｜>",
+                                                             "<｜query｜>",
+                                                             "<｜authority｜>",
+                                                             "<｜domain｜>",
+                                                             "<｜title｜>",
+                                                             "<｜read_url｜>"};
+///@}
+
+/// A prompt as it grows: plain texts are encoded in one piece from one special token to the next,
+/// as tokens reach across the seams of texts.
+class PromptBuilder {
+ public:
+  explicit PromptBuilder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void text(std::string_view more) { plain_ += more; }
+  /// A special token; -1 is one that the tokenizer lacks.
+  void token(std::int32_t id, std::string_view spelling) {
+    if (id < 0) throw Error("tokenizer", "expected " + std::string(spelling) + ", found none");
+    flush();
+    ids_.push_back(id);
+  }
+  std::vector<std::int32_t> take() {
+    flush();
+    return std::move(ids_);
+  }
+
+ private:
+  void flush() {
+    const auto more = tokenizer_.encode_plain(plain_);
+    ids_.insert(ids_.end(), more.begin(), more.end());
+    plain_.clear();
+  }
+
+  const Tokenizer& tokenizer_;
+  std::vector<std::int32_t> ids_;
+  std::string plain_;
+};
+
+/// A message with the results and texts of a user's turn put together.
+struct ChatTurn {
+  const ChatMessage* message;  ///< the last one of it
+  ChatRole role;               ///< a tool is a user
+  std::string text;
+};
+std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages);
+
+/// The number of the last turn of a user or developer; none: that behind all.
+inline std::size_t last_asking(const std::vector<ChatTurn>& turns) {
+  std::size_t last = turns.size();
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    if (turns[i].role == ChatRole::user || turns[i].role == ChatRole::developer) last = i;
+  }
+  return last;
+}
 
 }  // namespace detail
 
@@ -163,53 +189,235 @@ inline ChatEncoding::ChatEncoding(const Tokenizer& tokenizer) : tokenizer_(&toke
     }
     tokens_.*member = id;
   }
+  const auto optional = [&](std::string_view spelling) {
+    return tokenizer.token_to_id(spelling).value_or(-1);
+  };
+  tokens_.dsml = optional(detail::kDsmlToken);
+  tokens_.latest_reminder = optional(detail::kReminderToken);
+  for (std::size_t i = 1; i < tokens_.tasks.size(); ++i) {
+    tokens_.tasks[i] = optional(detail::kTaskTokens[i]);
+  }
+}
+
+namespace detail {
+
+inline std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages) {
+  std::vector<ChatTurn> turns;
+  const ChatMessage* calls = nullptr;  // the assistant's message that results are of
+  for (std::size_t i = 0; i < messages.size();) {
+    const ChatMessage& first = messages[i];
+    if (first.role != ChatRole::user && first.role != ChatRole::tool) {
+      if (first.role == ChatRole::assistant && !first.calls.empty()) calls = &first;
+      turns.push_back({&first, first.role, first.content});
+      ++i;
+      continue;
+    }
+    // The blocks of a turn; results trade places among themselves, by the order of their calls.
+    std::vector<std::string> blocks;
+    std::vector<std::size_t> places;  // of results, among the blocks
+    std::vector<std::pair<std::size_t, const ChatMessage*>> results;  // with their call's number
+    const ChatMessage* last = nullptr;
+    while (i < messages.size() && (last == nullptr || last->task == ChatTask::none)) {
+      const ChatMessage& message = messages[i];
+      if (message.role != ChatRole::user && message.role != ChatRole::tool) break;
+      if (message.role == ChatRole::tool) {
+        std::size_t number = 0;
+        for (std::size_t c = 0; calls != nullptr && c < calls->calls.size(); ++c) {
+          if (!message.call_id.empty() && calls->calls[c].id == message.call_id) number = c;
+        }
+        places.push_back(blocks.size());
+        results.emplace_back(number, &message);
+      }
+      blocks.push_back(message.content);
+      last = &message;
+      ++i;
+    }
+    std::vector<std::size_t> order(results.size());
+    for (std::size_t r = 0; r < order.size(); ++r) order[r] = r;
+    std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+      return results[a].first != results[b].first ? results[a].first < results[b].first : a < b;
+    });
+    for (std::size_t r = 0; r < order.size(); ++r) {
+      blocks[places[r]] = "<tool_result>" + results[order[r]].second->content + "</tool_result>";
+    }
+    std::string text;
+    for (const std::string& block : blocks)
+      text.append(&block == blocks.data() ? "" : "\n\n").append(block);
+    turns.push_back({last, ChatRole::user, std::move(text)});
+  }
+  return turns;
+}
+
+}  // namespace detail
+
+inline void ChatEncoding::add_calls(detail::PromptBuilder& prompt,
+                                    std::span<const ToolCall> calls) const {
+  const auto mark = [&](std::string_view in_front, std::string_view behind) {
+    prompt.text(in_front);
+    prompt.token(tokens_.dsml, detail::kDsmlToken);
+    prompt.text(behind);
+  };
+  mark("\n\n<", "tool_calls>\n");
+  for (const ToolCall& call : calls) {
+    mark(&call == calls.data() ? "<" : "\n<", "invoke name=\"");
+    prompt.text(call.name);
+    prompt.text("\">\n");
+    PythonJson arguments;
+    try {
+      arguments = PythonJson::parse(call.arguments);
+    } catch (const Error&) {  // one argument, below
+      arguments.kind = PythonJson::Kind::scalar;
+    }
+    if (arguments.kind != PythonJson::Kind::object) {
+      arguments = {PythonJson::Kind::object,
+                   {},
+                   {"arguments"},
+                   {{PythonJson::Kind::string, call.arguments, {}, {}}}};
+    }
+    for (std::size_t i = 0; i < arguments.items.size(); ++i) {
+      const PythonJson& value = arguments.items[i];
+      const bool string = value.kind == PythonJson::Kind::string;
+      mark(i == 0 ? "<" : "\n<", "parameter name=\"");
+      prompt.text(arguments.names[i]);
+      prompt.text(string ? "\" string=\"true\">" : "\" string=\"false\">");
+      prompt.text(string ? value.text : value.dump());
+      mark("</", "parameter>");
+    }
+    mark("\n</", "invoke>");
+  }
+  mark("\n</", "tool_calls>");
+}
+
+inline void ChatEncoding::add_tools(detail::PromptBuilder& prompt, const ChatTools& tools) const {
+  if (!tools.functions.empty()) {
+    prompt.text("\n\n");
+    // Marks and tags in the text are tokens.
+    std::string_view rest = detail::kToolsHead;
+    while (!rest.empty()) {
+      std::size_t at = rest.size();
+      std::size_t length = 0;
+      std::int32_t id = 0;
+      for (const auto& [spelling, token] :
+           {std::pair{detail::kDsmlToken, tokens_.dsml},
+            std::pair{std::string_view("<think>"), tokens_.think},
+            std::pair{std::string_view("</think>"), tokens_.end_think}}) {
+        const std::size_t found = rest.find(spelling);
+        if (found >= at) continue;
+        at = found;
+        length = spelling.size();
+        id = token;
+      }
+      prompt.text(rest.substr(0, at));
+      if (length > 0) prompt.token(id, detail::kDsmlToken);
+      rest.remove_prefix(at + length);
+    }
+    for (std::size_t i = 0; i < tools.functions.size(); ++i) {
+      if (i > 0) prompt.text("\n");
+      prompt.text(PythonJson::parse(tools.functions[i]).dump());
+    }
+    prompt.text(detail::kToolsTail);
+  }
+  if (!tools.schema.empty()) {
+    prompt.text("\n\n");
+    prompt.text(detail::kSchemaHead);
+    prompt.text(PythonJson::parse(tools.schema).dump());
+  } else if (tools.json_object) {
+    prompt.text("\n\n");
+    prompt.text(detail::kJsonObject);
+  }
 }
 
 inline std::vector<std::int32_t> ChatEncoding::encode(std::span<const ChatMessage> messages,
-                                                      ChatOptions options) const {
-  const auto is = [&](std::size_t i, ChatRole role) {
-    return i < messages.size() && messages[i].role == role;
-  };
-  std::size_t last_user = 0;
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    if (is(i, ChatRole::user)) last_user = i;
-    if (is(i, ChatRole::system) && i > 0) {
-      throw Error("message " + std::to_string(i),
-                  "found a system message, expected one only as the first");
+                                                      const ChatOptions& options) const {
+  if (options.call_required && options.thinking) {
+    throw Error("call_required", "expected an assistant that does not think, found one that does");
+  }
+  std::vector<detail::ChatTurn> turns = detail::chat_turns(messages);
+  const bool thinks = options.thinking;
+  const bool keeps = options.keep_reasoning || !options.tools.functions.empty() ||
+                     std::ranges::any_of(messages, [](const ChatMessage& message) {
+                       return !message.tools.functions.empty();
+                     });
+  std::size_t last = detail::last_asking(turns);
+  if (thinks && !keeps) {  // notes of a developer are of one question
+    std::vector<detail::ChatTurn> kept;
+    for (std::size_t i = 0; i < turns.size(); ++i) {
+      const bool early = last < turns.size() && i < last;
+      if (!early || turns[i].role != ChatRole::developer) kept.push_back(std::move(turns[i]));
     }
-    if (is(i, ChatRole::assistant) && (i == 0 || !is(i - 1, ChatRole::user))) {
-      throw Error("message " + std::to_string(i),
-                  "found an assistant's message, expected it behind a user's");
-    }
+    turns = std::move(kept);
+    last = detail::last_asking(turns);
   }
 
-  std::vector<std::int32_t> ids{tokens_.begin};
-  std::string turn;  // a user's texts, which are encoded in one piece: tokens reach across the seam
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    const ChatMessage& message = messages[i];
-    if (message.role == ChatRole::system) {
-      append(ids, message.content);
-    } else if (message.role == ChatRole::user) {
-      turn += message.content;
-      if (is(i + 1, ChatRole::user)) {
-        turn += "\n\n";
-        continue;
-      }
-      ids.push_back(tokens_.user);
-      append(ids, std::exchange(turn, {}));
-      ids.push_back(tokens_.assistant);
-      const bool thinks = options.thinking && (options.tools || i == last_user);
-      ids.push_back(thinks ? tokens_.think : tokens_.end_think);
-      if (thinks && is(i + 1, ChatRole::assistant)) {
-        append(ids, messages[i + 1].reasoning);
-        ids.push_back(tokens_.end_think);
-      }
-    } else {
-      append(ids, message.content);
-      ids.push_back(tokens_.end);
+  detail::PromptBuilder prompt(*tokenizer_);
+  const auto token = [&](std::int32_t id) { prompt.token(id, "a token"); };
+  token(tokens_.begin);
+  if (thinks && options.effort != ChatEffort::low) {
+    const bool max = options.effort == ChatEffort::max;
+    if (options.profile == EffortProfile::release) {
+      prompt.text(max ? detail::kEffortMax : detail::kEffortHigh);
+    } else if (max) {
+      prompt.text(detail::kEffortHigh);
     }
   }
-  return ids;
+  bool has_tools = false;  // they are written
+  if (std::ranges::none_of(turns, [](const auto& turn) { return turn.role == ChatRole::system; })) {
+    add_tools(prompt, options.tools);
+    has_tools = true;
+  }
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    const detail::ChatTurn& turn = turns[i];
+    const bool late = keeps || last == turns.size() || i >= last;
+    switch (turn.role) {
+      case ChatRole::system:
+        prompt.text(turn.text);
+        if (!has_tools) add_tools(prompt, options.tools);
+        has_tools = true;
+        break;
+      case ChatRole::developer:
+        if (turn.text.empty()) {
+          throw Error("message of a developer", "found no content, expected some");
+        }
+        token(tokens_.user);
+        prompt.text(turn.text);
+        add_tools(prompt, turn.message->tools);
+        break;
+      case ChatRole::latest_reminder:
+        prompt.token(tokens_.latest_reminder, detail::kReminderToken);
+        prompt.text(turn.text);
+        break;
+      case ChatRole::assistant:
+        if (thinks && late && (i == 0 || turns[i - 1].message->task == ChatTask::none)) {
+          prompt.text(turn.message->reasoning);
+          token(tokens_.end_think);
+        }
+        prompt.text(turn.text);
+        if (!turn.message->calls.empty()) add_calls(prompt, turn.message->calls);
+        if (!turn.message->open) token(tokens_.end);
+        break;
+      default:
+        token(tokens_.user);
+        prompt.text(turn.text);
+    }
+    const bool is_last = i + 1 == turns.size();
+    if (!is_last && turns[i + 1].role != ChatRole::assistant &&
+        turns[i + 1].role != ChatRole::latest_reminder) {
+      continue;
+    }
+    const bool asks = turn.role == ChatRole::user || turn.role == ChatRole::developer;
+    const auto task = static_cast<std::size_t>(turn.message->task);
+    if (turn.message->task == ChatTask::action || (task == 0 && asks)) {
+      token(tokens_.assistant);
+      token(thinks && (task > 0 || late) ? tokens_.think : tokens_.end_think);
+    }
+    if (task > 0) prompt.token(tokens_.tasks[task], detail::kTaskTokens[task]);
+  }
+  if (options.call_required) {
+    prompt.text("\n\n<");
+    prompt.token(tokens_.dsml, detail::kDsmlToken);
+    prompt.text("tool_calls>\n");
+  }
+  return prompt.take();
 }
 
 inline std::vector<std::int32_t> ChatEncoding::opening(std::string_view system) const {
@@ -233,24 +441,6 @@ inline std::vector<std::int32_t> ChatEncoding::assistant_turn(
   ids.insert(ids.end(), content.begin(), content.end());
   ids.push_back(tokens_.end);
   return ids;
-}
-
-inline TurnReader::Text TurnReader::push(std::int32_t id) {
-  if (ended_) return {};
-  if (id == tokens_.end || (id == tokens_.end_think && in_reasoning_)) {
-    Text rest = add(decoder_.finish());
-    (id == tokens_.end ? ended_ : in_reasoning_) = id == tokens_.end;
-    return rest;
-  }
-  if (!in_reasoning_) content_.push_back(id);
-  return add(decoder_.push(id));
-}
-
-inline TurnReader::Text TurnReader::add(std::string text) {
-  Text out;
-  (in_reasoning_ ? message_.reasoning : message_.content) += text;
-  (in_reasoning_ ? out.reasoning : out.content) = std::move(text);
-  return out;
 }
 
 }  // namespace ds4::inline v0_1
