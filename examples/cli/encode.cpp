@@ -68,7 +68,8 @@ std::vector<std::int32_t> encode_chat(const ChatEncoding& encoding, const Python
     if (const PythonJson* const named = member(*tool_choice, "function")) {
       const std::string name = ds4::detail::string_member(*named, "name", where + ".tool_choice");
       std::erase_if(options.tools.functions, [&](const std::string& function) {
-        const PythonJson* const own = member(PythonJson::parse(function), "name");
+        const PythonJson parsed = PythonJson::parse(function);
+        const PythonJson* const own = member(parsed, "name");
         return own == nullptr || own->text != name;
       });
       options.call_required = true;

@@ -32,6 +32,7 @@ inline const PythonJson* member(const PythonJson& object, std::string_view name)
   const bool null = value.kind == PythonJson::Kind::scalar && value.text == "null";
   return null ? nullptr : &value;
 }
+const PythonJson* member(PythonJson&&, std::string_view) = delete;  // it would not live long enough
 [[noreturn]] inline void refuse(const std::string& where, std::string_view expected,
                                 const PythonJson* found) {
   const std::string text = found == nullptr ? "none" : found->dump();
