@@ -49,15 +49,16 @@ void check_row_types(M& exact, M& reduced) {
     CHECK(rows_are(loaded, DType::f32));
     CHECK(feed(reduced, state, all.subspan(begin), {9}) == rest);
     CHECK(saved(state) == saved(loaded));
-    // Close to an exact model all the way: garbage would not be.
-    double most = 0;
-    double error = 0;
+    // Close to an exact model on the whole: garbage would not be. One token's picks may differ.
+    double values = 0;
+    double errors = 0;
     for (std::size_t i = 0; i < rest.size(); ++i) {
       const double value = right[begin * M::V + i];
-      most = std::max(most, std::abs(value));
-      error = std::max(error, std::abs(rest[i] - value));
+      values += std::abs(value);
+      errors += std::abs(rest[i] - value);
     }
-    CHECK(error <= 0.2 * most);
+    CAPTURE(errors / values);
+    CHECK(errors <= 0.03 * values);
   }
 
   auto wide = exact.new_state();
