@@ -629,7 +629,7 @@ void Model<C, B>::run_pass(B& backend, std::span<const std::int32_t> host_ids,
   auto last = scratch.template rows<N, D>(wanted.size());
   ops::take_rows(backend, last, X, rows);
   auto y = scratch.template rows<D>(wanted.size());
-  final_norm(pass, y, w.hc_head, w.norm, last);
+  final_norm<C, B>(pass, y, w.hc_head, w.norm, last);
   finish(backend, scratch, y.as_const());
 }
 

@@ -105,7 +105,7 @@ Rows<typename B::Scalar, C::vocab_size> mtp_pass(B& backend, const ModelWeights<
                   last.rows(of.first + of.count - 1, 1).template as<N * D>());
     }
     auto y = scratch.template rows<D>(S - seen);
-    final_norm(pass, y, mtp.hc_head, mtp.norm, last);
+    final_norm<C, B>(pass, y, mtp.hc_head, mtp.norm, last);
     auto result = scratch.template result<V>(logits.view());
     ops::linear(lane, result, y, weights.head);
     lane.deliver(logits.flat(), result.as_const().flat());
