@@ -95,9 +95,11 @@ class Reference {
   };
   /// Memory for a part of the pass.
   Scratch scratch() { return {}; }
+  ///@{
   /// Memory kept from pass to pass: none.
   std::size_t scratch_bytes() const { return 0; }
   void release_scratch() {}
+  ///@}
 
   /// One lane, the calling thread.
   template <class F>

@@ -13,8 +13,11 @@ namespace ds4::inline v0_1 {
 /// A value of JSON text with what Python keeps of it: the order of keys, of a key that comes twice
 /// the first place and the last value, and integers of any length.
 struct PythonJson {
+  ///@{
+  /// What it is; a scalar is a number, true, false or null.
   enum class Kind : std::uint8_t { scalar, string, array, object };
   Kind kind = Kind::scalar;
+  ///@}
   std::string text;                ///< a string's characters; of other scalars what Python writes
   std::vector<std::string> names;  ///< of an object's members
   std::vector<PythonJson> items;   ///< of an array, or an object's values

@@ -95,9 +95,11 @@ class TapeBackend : public TapeRecorder<K>,
   };
   /// See Scratch.
   Scratch scratch() { return Scratch(*this); }
-  /// Of the tape.
+  ///@{
+  /// Of the tape, which stays: the gradients are made from it.
   std::size_t scratch_bytes() const { return this->tape().held_bytes(); }
-  void release_scratch() {}  // the tape's memory is what the gradients are made from
+  void release_scratch() {}
+  ///@}
 
   ///@{
   /// One lane, the calling thread; the kernels have threads of their own.
