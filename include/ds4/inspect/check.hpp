@@ -15,6 +15,7 @@
 #include <ds4/inspect/check_report.hpp>
 #include <ds4/inspect/lockstep.hpp>
 #include <ds4/inspect/stage_comparison.hpp>
+#include <ds4/layers/observer.hpp>
 
 namespace ds4::inline v0_1 {
 
@@ -74,26 +75,31 @@ std::vector<typename M::Scalar> draft_rows(M& model, S& state, std::int32_t next
   return rows;
 }
 
+/// Shows an observer the first pass of a draft.
+template <class M, class S>
+void observe_draft(M& model, S& state, std::int32_t next,
+                   StageObserver<typename M::Scalar>& observer) {
+  model.observe_drafts(&observer);
+  try {
+    model.draft(state, next, 1, [](std::span<const typename M::Scalar> logits) {
+      return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
+    });
+  } catch (...) {
+    model.observe_drafts(nullptr);
+    throw;
+  }
+  model.observe_drafts(nullptr);
+}
+
 /// Compares the drafts of two models behind states that are as far as each other: the stages of the
 /// first pass, and the logits up to the first token that they choose differently.
 template <class M, class R, class S, class Q>
 void compare_drafts(StageComparison& comparison, M& model, R& reference, S& state,
                     Q& reference_state, std::int32_t next, std::size_t V) {
   comparison.begin_drafts();
-  const auto observed = [next](auto& of, auto& own_state) {
-    return [&, next](auto& observer) {
-      of.observe_drafts(&observer);
-      struct Over {  // also if something throws
-        decltype(of) model;
-        ~Over() { model.observe_drafts(nullptr); }
-      } const over{of};
-      of.draft(own_state, next, 1, [](auto logits) {
-        return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
-      });
-    };
-  };
   Lockstep<typename M::Scalar, typename R::Scalar, StageComparison> lockstep(comparison);
-  lockstep.run(observed(model, state), observed(reference, reference_state));
+  lockstep.run([&](auto& observer) { observe_draft(model, state, next, observer); },
+               [&](auto& observer) { observe_draft(reference, reference_state, next, observer); });
   const auto rows = draft_rows(model, state, next);
   const auto expected = draft_rows(reference, reference_state, next);
   const auto choice = [V](const auto& all, std::size_t row) {
