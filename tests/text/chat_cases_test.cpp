@@ -252,6 +252,7 @@ TEST_CASE("python json: numbers, escapes, order") {
     CAPTURE(bad);
     CHECK_THROWS_AS(PythonJson::parse(bad), ds4::Error);
   }
+  CHECK_THROWS_AS(PythonJson::parse(std::string_view("[1]\0 x", 6)), ds4::Error);
   CHECK_THROWS_AS(PythonJson::parse(std::string(300, '[') + std::string(300, ']')), ds4::Error);
   CHECK(dumped(std::string(200, '[') + std::string(200, ']')).size() == 400);
 }

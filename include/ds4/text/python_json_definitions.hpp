@@ -144,7 +144,9 @@ inline void write_python_json(std::string& out, const PythonJson& value) {
 
 DS4_FUNCTION PythonJson PythonJson::parse(std::string_view json) {
   detail::PythonJsonBuilder builder;
-  if (!nlohmann::json::sax_parse(json.begin(), json.end(), &builder)) {
+  // nlohmann takes a NUL for the end of the text and would not see what follows.
+  const bool has_nul = json.find('\0') != json.npos;
+  if (has_nul || !nlohmann::json::sax_parse(json.begin(), json.end(), &builder)) {
     throw Error("json", "expected JSON, found " + detail::in_quotes(json));
   }
   return builder.take();
