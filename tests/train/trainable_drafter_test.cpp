@@ -242,6 +242,7 @@ TEST_CASE("a drafter learns, its model stays, and both are saved as one checkpoi
   options.context = 24;
   options.learning_rate.peak = 0.01;
   options.learning_rate.warmup_steps = 2;
+  options.mtp_weight = 0.0;  // of another drafter
   ds4::Trainer<Drafter<Simd>> trainer(drafter, golden_ids(), options);
   const auto text = golden_ids();
   const auto before = trainer.validate(text).drafts;

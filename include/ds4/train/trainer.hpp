@@ -61,7 +61,7 @@ class Trainer {
       : model_(model),
         options_(checked(options)),
         windows_(std::move(tokens), options.context, options.seed),
-        optimizer_(model.weights().list(), optimizer_options(options)) {}
+        optimizer_(model.weights().list(), optimizer_options(options, model.has_mtp())) {}
 
   /// One step, of a run of which the share `progress`, 0 to 1, is done. Throws ds4::Error if the
   /// loss or a gradient is no longer finite; the weights are then as before.
@@ -89,11 +89,11 @@ class Trainer {
     }
     return options;
   }
-  /// What has no loss stays as it is, without decay.
-  static OptimizerOptions optimizer_options(const TrainerOptions& options) {
+  /// What has no loss stays as it is, without decay. A drafter in training has losses of its own.
+  static OptimizerOptions optimizer_options(const TrainerOptions& options, bool has_mtp) {
     OptimizerOptions own = options.optimizer;
     own.trains_indexer = own.trains_indexer && options.indexer_weight > 0.0;
-    own.trains_mtp = own.trains_mtp && options.mtp_weight > 0.0;
+    own.trains_mtp = own.trains_mtp && (!has_mtp || options.mtp_weight > 0.0);
     return own;
   }
   std::size_t pass_size() const {
