@@ -64,13 +64,14 @@ bool draft_alike([[maybe_unused]] const M& model, [[maybe_unused]] const R& refe
   }
 }
 
-/// The logits that the likeliest draft behind a state is chosen by, of up to kCheckedDrafts tokens.
+/// The logits that the likeliest draft behind a state is chosen by, of up to `count` tokens.
 template <class M, class S>
-std::vector<typename M::Scalar> draft_rows(M& model, S& state, std::int32_t next) {
+std::vector<typename M::Scalar> draft_rows(M& model, S& state, std::int32_t next,
+                                           std::size_t count) {
   std::vector<typename M::Scalar> rows;
-  model.draft(state, next, kCheckedDrafts, [&](std::span<const typename M::Scalar> logits) {
+  model.draft(state, next, count, [&](std::span<const typename M::Scalar> logits) {
     rows.insert(rows.end(), logits.begin(), logits.end());
-    return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
+    return static_cast<std::int32_t>(top_of(logits, 0, logits.size()));
   });
   return rows;
 }
@@ -81,9 +82,7 @@ void observe_draft(M& model, S& state, std::int32_t next,
                    StageObserver<typename M::Scalar>& observer) {
   model.observe_drafts(&observer);
   try {
-    model.draft(state, next, 1, [](std::span<const typename M::Scalar> logits) {
-      return static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
-    });
+    draft_rows(model, state, next, 1);
   } catch (...) {
     model.observe_drafts(nullptr);
     throw;
@@ -100,20 +99,17 @@ void compare_drafts(StageComparison& comparison, M& model, R& reference, S& stat
   Lockstep<typename M::Scalar, typename R::Scalar, StageComparison> lockstep(comparison);
   lockstep.run([&](auto& observer) { observe_draft(model, state, next, observer); },
                [&](auto& observer) { observe_draft(reference, reference_state, next, observer); });
-  const auto rows = draft_rows(model, state, next);
-  const auto expected = draft_rows(reference, reference_state, next);
-  const auto choice = [V](const auto& all, std::size_t row) {
-    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(row * V);
-    return std::max_element(begin, begin + static_cast<std::ptrdiff_t>(V)) - begin;
-  };
-  const std::size_t most = std::min(rows.size(), expected.size()) / V;
+  const auto rows = draft_rows(model, state, next, kCheckedDrafts);
+  const auto expected = draft_rows(reference, reference_state, next, kCheckedDrafts);
+  const std::span got(rows);
+  const std::span wanted(expected);
+  const std::size_t most = std::min(got.size(), wanted.size()) / V;
   std::size_t count = 0;
-  while (count < most && (count == 0 || choice(rows, count - 1) == choice(expected, count - 1))) {
+  while (count < most &&
+         (count == 0 || top_of(got, count - 1, V) == top_of(wanted, count - 1, V))) {
     ++count;
   }
-  if (count > 0) {
-    comparison.drafts(std::span(rows).first(count * V), std::span(expected).first(count * V));
-  }
+  if (count > 0) comparison.drafts(got.first(count * V), wanted.first(count * V));
 }
 
 }  // namespace detail
@@ -143,15 +139,16 @@ CheckReport check_backend(M& model, R& reference, std::span<const std::int32_t> 
                 "found one of no tokens or none at all, expected at least one token each");
   }
   detail::StageComparison comparison(reference.config(), reference.checkpoint());
-  auto state = model.new_state();
-  auto reference_state = reference.new_state();
   const bool drafts = detail::draft_alike(model, reference);
-  if constexpr (requires { state.keep_drafts(); }) {
-    if (drafts) state.keep_drafts();
-  }
-  if constexpr (requires { reference_state.keep_drafts(); }) {
-    if (drafts) reference_state.keep_drafts();
-  }
+  const auto new_state = [drafts](auto& of) {
+    auto state = of.new_state();
+    if constexpr (requires { state.keep_drafts(); }) {
+      if (drafts) state.keep_drafts();
+    }
+    return state;
+  };
+  auto state = new_state(model);
+  auto reference_state = new_state(reference);
   std::size_t done = 0;
   for (std::size_t pass = 0; done < ids.size(); ++pass) {
     const std::size_t most = options.passes[std::min(pass, options.passes.size() - 1)];

@@ -27,6 +27,14 @@
 
 namespace ds4::inline v0_1::detail {
 
+/// The place of the largest logit of row `r` of [rows, V], the first of equal ones; some place
+/// where that is not defined.
+template <class T>
+std::size_t top_of(std::span<const T> logits, std::size_t r, std::size_t V) {
+  const auto row = logits.subspan(r * V, V);
+  return static_cast<std::size_t>(std::ranges::max_element(row) - row.begin());
+}
+
 /// Gathers the errors of every stage of every layer over the passes of one sequence.
 class StageComparison {
  public:
@@ -301,11 +309,7 @@ void StageComparison::logits(std::span<const T> got, std::span<const R> expected
   values(config_.num_hidden_layers, "logits", got, expected);
   const std::size_t V = got.size() / count_;
   for (std::size_t r = 0; r < count_; ++r) {
-    const auto top = [&](auto rows) {
-      const auto row = rows.subspan(r * V, V);
-      return std::ranges::max_element(row) - row.begin();
-    };
-    if (top(got) == top(expected)) {
+    if (top_of(got, r, V) == top_of(expected, r, V)) {
       ++same_top_;
     } else {
       first_other_top_ = std::min(first_other_top_, position_ + r);
