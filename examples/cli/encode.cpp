@@ -3,7 +3,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -163,23 +162,15 @@ void encode(const std::string& tokenizer_path) {
 
 void parse(const std::string& tokenizer_path) { for_each_input(tokenizer_path, parse_turn); }
 
-void add_options(Verb& verb, void (*run)(const std::string&)) {
-  auto tokenizer = std::make_shared<std::string>();
-  verb.add_option("--tokenizer", *tokenizer, "tokenizer.json, or the folder that holds it")
-      .required()
-      .check(expect_path());
-  verb.callback([tokenizer, run] { run(*tokenizer); });
-}
-
 const VerbRegistration kEncode(
     62, "encode", "JSON array of chats on standard input to an array of their prompts and ids",
-    [](Verb& verb) { add_options(verb, encode); });
+    [](Verb& verb) { run_with_tokenizer(verb, encode); });
 
 const VerbRegistration kParse(
     64, "parse",
     "JSON array of generated turns on standard input to an array of their reasoning, content and "
     "calls",
-    [](Verb& verb) { add_options(verb, parse); });
+    [](Verb& verb) { run_with_tokenizer(verb, parse); });
 
 }  // namespace
 

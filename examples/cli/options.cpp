@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -47,6 +48,14 @@ Check expect_path() {
   return [](const std::string& text) {
     return text.empty() ? "expected a path, found an empty text" : "";
   };
+}
+
+void run_with_tokenizer(Verb& verb, void (*run)(const std::string&)) {
+  auto tokenizer = std::make_shared<std::string>();
+  verb.add_option("--tokenizer", *tokenizer, "tokenizer.json, or the folder that holds it")
+      .required()
+      .check(expect_path());
+  verb.callback([tokenizer, run] { run(*tokenizer); });
 }
 
 }  // namespace ds4::cli

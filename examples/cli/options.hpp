@@ -1,4 +1,4 @@
-// Checks of option values.
+// Options that several verbs have, and checks of option values.
 #pragma once
 
 #include <cstddef>
@@ -31,5 +31,8 @@ Check expect_seed();
 
 /// Accepts what can be the name of a file: a variable that a script forgot to set cannot.
 Check expect_path();
+
+/// Adds --tokenizer, and calls `run` with what it is given.
+void run_with_tokenizer(Verb& verb, void (*run)(const std::string&));
 
 }  // namespace ds4::cli

@@ -1,5 +1,4 @@
 // ds4 tokenize and ds4 detokenize: texts to token ids and back, as JSON.
-#include <memory>
 #include <string>
 
 #include <ds4/text/tokenizer.hpp>
@@ -31,21 +30,13 @@ void detokenize(const std::string& tokenizer_path) {
   print(texts.dump() + "\n");
 }
 
-void add_options(Verb& verb, void (*run)(const std::string&)) {
-  auto tokenizer = std::make_shared<std::string>();
-  verb.add_option("--tokenizer", *tokenizer, "tokenizer.json, or the folder that holds it")
-      .required()
-      .check(expect_path());
-  verb.callback([tokenizer, run] { run(*tokenizer); });
-}
-
 const VerbRegistration kTokenize(
     50, "tokenize", "JSON array of strings on standard input to an array of arrays of ids",
-    [](Verb& verb) { add_options(verb, tokenize); });
+    [](Verb& verb) { run_with_tokenizer(verb, tokenize); });
 
 const VerbRegistration kDetokenize(
     60, "detokenize", "JSON array of arrays of ids on standard input to an array of strings",
-    [](Verb& verb) { add_options(verb, detokenize); });
+    [](Verb& verb) { run_with_tokenizer(verb, detokenize); });
 
 }  // namespace
 
