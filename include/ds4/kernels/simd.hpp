@@ -53,9 +53,9 @@ struct SimdOptions {
 
 /// A CPU backend in float32 with vectors and threads. A copy is a handle to the same team, on which
 /// one pass at a time may run: a second one is a ds4::Error. with_team() gives a copy for another
-/// thread. Results do not depend on the number of threads, on how a
-/// sequence is split into passes, nor on the other sequences of a pass. A process that fork() makes
-/// has none of the team's threads: behind a pass on several of them, another is a ds4::Error there.
+/// thread. Results do not depend on the number of threads, on how a sequence is split into passes,
+/// nor on the other sequences of a pass. A process that fork() makes has none of the team's
+/// threads: behind a pass on several of them, another is a ds4::Error there.
 class Simd : public simd::Lane,
              public simd::WeightBinding<Simd>,
              public simd::RowOperations<Simd>,

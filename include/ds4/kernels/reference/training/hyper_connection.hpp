@@ -40,13 +40,14 @@ class HyperConnectionOperations {
   }
   ///@}
 
-  ///@{
-  /// c[s, :] = sum_n pre[s, n] X[s, n, :].
   /// y[s, slot, :] = mean_n X[s, n, :]; y [S, M, D] from that slot on.
   static void mean_streams(T* y, const T* X, std::size_t S, std::size_t M, std::size_t N,
                            std::size_t D) {
     reference::mean_streams(y, X, S, M, N, D);
   }
+
+  ///@{
+  /// c[s, :] = sum_n pre[s, n] X[s, n, :].
   static void collapse_streams(T* c, const T* X, const T* pre, std::size_t S, std::size_t N,
                                std::size_t D) {
     reference::collapse_streams(c, X, pre, S, N, D);
