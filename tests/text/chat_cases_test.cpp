@@ -231,6 +231,8 @@ TEST_CASE("chat cases: what a request may not have is refused where it stands") 
         "ds4: messages[2].content[0].type: expected \"text\", found \"image_url\"");
   CHECK(message(R"({"role": "assistant", "tool_calls": [{"id": "a"}]})") ==
         "ds4: messages[2].tool_calls[0].function: expected an object, found none");
+  CHECK(message(R"({"role": "assistant", "tool_calls": [{"function": "f"}]})") ==
+        "ds4: messages[2].tool_calls[0].function: expected an object, found \"f\"");
   CHECK(message("[]") == "ds4: messages[2]: expected an object, found []");
   CHECK(message(R"({"role": "user", "content": "x", "task": "dance"})")
             .starts_with("ds4: messages[2].task: expected one of action, "));

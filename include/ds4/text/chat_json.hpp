@@ -50,6 +50,16 @@ inline std::string string_member(const PythonJson& object, std::string_view name
   }
   return value->text;
 }
+/// A member that has to be an object.
+inline const PythonJson& object_member(const PythonJson& object, std::string_view name,
+                                       const std::string& where) {
+  const PythonJson* const value = member(object, name);
+  if (value == nullptr || value->kind != PythonJson::Kind::object) {
+    refuse(where + "." + std::string(name), "an object", value);
+  }
+  return *value;
+}
+const PythonJson& object_member(PythonJson&&, std::string_view, const std::string&) = delete;
 inline bool is_true(const PythonJson* value) {
   return value != nullptr && value->kind == PythonJson::Kind::scalar && value->text == "true";
 }
@@ -90,11 +100,8 @@ inline std::vector<std::string> tool_functions(const PythonJson& tools, const st
   if (tools.kind != PythonJson::Kind::array) detail::refuse(where, "an array", &tools);
   std::vector<std::string> functions;
   for (std::size_t i = 0; i < tools.items.size(); ++i) {
-    const PythonJson* const function = detail::member(tools.items[i], "function");
-    if (function == nullptr || function->kind != PythonJson::Kind::object) {
-      detail::refuse(where + "[" + std::to_string(i) + "].function", "an object", function);
-    }
-    functions.push_back(function->dump());
+    const std::string place = where + "[" + std::to_string(i) + "]";
+    functions.push_back(detail::object_member(tools.items[i], "function", place).dump());
   }
   return functions;
 }
@@ -129,12 +136,11 @@ inline ChatMessage chat_message(const PythonJson& json, const std::string& where
   }
   for (std::size_t i = 0; i < calls->items.size(); ++i) {
     const std::string place = where + ".tool_calls[" + std::to_string(i) + "]";
-    const PythonJson* const function = detail::member(calls->items[i], "function");
-    if (function == nullptr) detail::refuse(place + ".function", "an object", function);
+    const PythonJson& function = detail::object_member(calls->items[i], "function", place);
     ToolCall call{detail::string_member(calls->items[i], "id", place),
-                  detail::string_member(*function, "name", place + ".function"),
+                  detail::string_member(function, "name", place + ".function"),
                   {}};
-    const PythonJson* const arguments = detail::member(*function, "arguments");
+    const PythonJson* const arguments = detail::member(function, "arguments");
     if (arguments != nullptr) {
       call.arguments =
           arguments->kind == PythonJson::Kind::string ? arguments->text : arguments->dump();
