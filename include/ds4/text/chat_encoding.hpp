@@ -232,13 +232,9 @@ inline std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages) {
       last = &message;
       ++i;
     }
-    std::vector<std::size_t> order(results.size());
-    for (std::size_t r = 0; r < order.size(); ++r) order[r] = r;
-    std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
-      return results[a].first != results[b].first ? results[a].first < results[b].first : a < b;
-    });
-    for (std::size_t r = 0; r < order.size(); ++r) {
-      blocks[places[r]] = "<tool_result>" + results[order[r]].second->content + "</tool_result>";
+    std::ranges::stable_sort(results, {}, [](const auto& result) { return result.first; });
+    for (std::size_t r = 0; r < results.size(); ++r) {
+      blocks[places[r]] = "<tool_result>" + results[r].second->content + "</tool_result>";
     }
     std::string text;
     for (const std::string& block : blocks)
