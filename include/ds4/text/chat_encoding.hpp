@@ -215,7 +215,7 @@ inline std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages) {
     // The blocks of a turn; results trade places among themselves, by the order of their calls.
     std::vector<std::string> blocks;
     std::vector<std::size_t> places;  // of results, among the blocks
-    std::vector<std::pair<std::size_t, const ChatMessage*>> results;  // with their call's number
+    std::vector<std::pair<std::size_t, std::size_t>> results;  // the call's number, the message's
     const ChatMessage* last = nullptr;
     while (i < messages.size() && (last == nullptr || last->task == ChatTask::none)) {
       const ChatMessage& message = messages[i];
@@ -226,15 +226,15 @@ inline std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages) {
           if (!message.call_id.empty() && calls->calls[c].id == message.call_id) number = c;
         }
         places.push_back(blocks.size());
-        results.emplace_back(number, &message);
+        results.emplace_back(number, i);
       }
       blocks.push_back(message.content);
       last = &message;
       ++i;
     }
-    std::ranges::stable_sort(results, {}, [](const auto& result) { return result.first; });
+    std::ranges::sort(results);
     for (std::size_t r = 0; r < results.size(); ++r) {
-      blocks[places[r]] = "<tool_result>" + results[r].second->content + "</tool_result>";
+      blocks[places[r]] = "<tool_result>" + messages[results[r].second].content + "</tool_result>";
     }
     std::string text;
     for (const std::string& block : blocks)
