@@ -22,9 +22,9 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     # Name, type, what the processor must support, flags. Best first.
     set(avx512_needs avx512f avx512bw avx512dq avx512vl avx512cd avx512bf16 avx512vnni avx512vbmi)
     list(TRANSFORM avx512_needs PREPEND "-m" OUTPUT_VARIABLE avx512_flags)
-    list(APPEND avx512_flags -mavx2 -mfma -mprefer-vector-width=512)
-    set(avx2_needs avx2 fma)
-    set(avx2_flags -mavx2 -mfma)
+    list(APPEND avx512_flags -mavx2 -mfma -mf16c -mprefer-vector-width=512)
+    set(avx2_needs avx2 fma f16c)
+    set(avx2_flags -mavx2 -mfma -mf16c)
     set(sets avx512:Avx512 avx2:Avx2)
   endif()
   list(APPEND sets baseline:Baseline)

@@ -24,14 +24,15 @@ struct StoredRows {
   const float* scales;     ///< [groups][kPanelRows], of the groups' sums; or null
 };
 
-/// y[t * y_stride + i] (+)= row i . token t, for T tokens. Adds to y unless `first`.
-template <class A, class Words, bool Scaled, std::size_t T>
+/// y[t * y_stride + i] (+)= row i . token t, for T tokens. Adds to y unless `first`. A scale
+/// belongs to kGroup words; 0: there are none.
+template <class A, class Words, std::size_t kGroup, std::size_t T>
 inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows,
                           const std::byte* tokens, std::size_t token_stride, bool first) {
   constexpr std::size_t kRows = kRowsAtOnce;
-  constexpr std::size_t kC = kChains<A, Scaled>;
-  constexpr std::size_t kGroup = Words::kGroup;  // words of a scale, or 0
-  constexpr std::size_t kParts = kGroup > 0 && kGroup < kRows ? kRows / kGroup : 1;  // of a piece
+  constexpr bool kScaled = kGroup > 0;
+  constexpr std::size_t kC = kChains<A, kScaled>;
+  constexpr std::size_t kParts = kScaled && kGroup < kRows ? kRows / kGroup : 1;  // of a piece
   constexpr std::size_t kPart = kRows / kParts;
   Batch<A> sum[T];
   Batch<A> acc[kParts][kC][T];
@@ -48,26 +49,26 @@ inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows
   const std::byte* from[kRows];
   for (std::size_t r = 0; r < kRows; ++r) from[r] = rows.first + r * rows.stride;
   for (std::size_t word = 0; word < rows.count; word += kRows) {
-    read_ahead<A>(rows.ahead + word * kRows * kWord);
+    read_ahead<A, kRows * kRows * kWord / 64>(rows.ahead + word * kRows * kWord);
     __m512i words[kRows];
     transpose_words<A>(words, from, word * kWord);
     // Parts take turns, so that the sums of one need not be waited for.
     DS4_UNROLL for (std::size_t i = 0; i < kPart; ++i) {
       DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
         const std::size_t w = part * kPart + i;
-        typename Words::Rows elements[Words::kSteps];
-        Words::of_words(elements, words[w]);
-        DS4_UNROLL for (std::size_t step = 0; step < Words::kSteps; ++step) {
+        const typename Words::Word elements = Words::of_bits(words[w]);
+        for_each_step<A, Words::kSteps>([&](auto step) {
+          const typename Words::Rows row = Words::template rows<step>(elements);
           const std::byte* x = tokens + (w * Words::kSteps + step) * Words::kTokenBytes;
           Batch<A>(&chain)[T] = acc[part][(w * Words::kSteps + step) % kC];
           DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-            chain[t] = Words::multiply_add(chain[t], elements[step], x + t * token_stride);
+            chain[t] = Words::multiply_add(chain[t], row, x + t * token_stride);
           }
-        }
+        });
       }
     }
     tokens += kRows * Words::kSteps * Words::kTokenBytes;
-    if constexpr (Scaled) {
+    if constexpr (kScaled) {
       const std::size_t done = word + kRows;
       if (kGroup > kRows && done % kGroup != 0 && done != rows.count) continue;
       DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
@@ -82,17 +83,17 @@ inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows
   }
   DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
     float* out = y + t * y_stride;
-    const Batch<A> total = Scaled ? sum[t] : acc[0][0][t];
+    const Batch<A> total = kScaled ? sum[t] : acc[0][0][t];
     (first ? total : load<A>(out) + total).store_unaligned(out);
   }
 }
 
 /// The same for 1 <= T <= 4 tokens.
-template <class A, class Words, bool Scaled>
+template <class A, class Words, std::size_t kGroup>
 inline void multiply_rows(std::size_t T, float* y, std::size_t y_stride, const StoredRows& rows,
                           const std::byte* tokens, std::size_t token_stride, bool first) {
   const auto with = [&](auto count) {
-    multiply_rows<A, Words, Scaled, decltype(count)::value>(y, y_stride, rows, tokens, token_stride,
+    multiply_rows<A, Words, kGroup, decltype(count)::value>(y, y_stride, rows, tokens, token_stride,
                                                             first);
   };
   if (T == 4) return with(std::integral_constant<std::size_t, 4>{});

@@ -13,7 +13,7 @@
 #define DS4_HAVE_AVX512 1
 #include <immintrin.h>
 #endif
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define DS4_HAVE_AVX2 1
 #include <immintrin.h>
 #endif
@@ -39,15 +39,17 @@ struct Baseline {
 #endif
 };
 #ifdef DS4_HAVE_AVX2
-struct Avx2 {  ///< with FMA
+struct Avx2 {  ///< with FMA and F16C
   static constexpr const char* kName = "avx2";
   using Xsimd = xsimd::fma3<xsimd::avx2>;
+  using Integers = __m256i;
 };
 #endif
 #ifdef DS4_HAVE_AVX512
 struct Avx512 {  ///< with BW, DQ, VL, BF16, VNNI and VBMI: Zen 4, Sapphire Rapids and later
   static constexpr const char* kName = "avx512";
   using Xsimd = xsimd::avx512bw;
+  using Integers = __m512i;
 };
 #endif
 
@@ -120,6 +122,22 @@ inline void sum_lanes_of_4(float* out, const Batch<A>& a, const Batch<A>& b, con
   out[3] = sum_lanes<A>(d);
 }
 
+/// As many words of 32 bits, and the float32 that have these.
+template <class A>
+using Bits = xsimd::batch<std::uint32_t, typename A::Xsimd>;
+template <class A>
+inline Bits<A> load_bits(const void* p) {
+  return Bits<A>::load_unaligned(static_cast<const std::uint32_t*>(p));
+}
+template <class A>
+inline Batch<A> floats_of(const Bits<A>& bits) {
+#if XSIMD_VERSION_MAJOR >= 10
+  return xsimd::bitwise_cast<float>(bits);
+#else
+  return xsimd::bitwise_cast<Batch<A> >(bits);
+#endif
+}
+
 /// 2 * kLanes consecutive BF16 as float32: those at even places, and those at odd places.
 template <class A>
 struct SplitBf16 {
@@ -128,15 +146,8 @@ struct SplitBf16 {
 };
 template <class A>
 inline SplitBf16<A> load_split_bf16(const void* p) {
-  using Bits = xsimd::batch<std::uint32_t, typename A::Xsimd>;
-  const Bits pairs = Bits::load_unaligned(static_cast<const std::uint32_t*>(p));
-  const Bits even = pairs << 16;
-  const Bits odd = pairs & Bits(0xffff0000u);
-#if XSIMD_VERSION_MAJOR >= 10
-  return {xsimd::bitwise_cast<float>(even), xsimd::bitwise_cast<float>(odd)};
-#else
-  return {xsimd::bitwise_cast<Batch<A> >(even), xsimd::bitwise_cast<Batch<A> >(odd)};
-#endif
+  const Bits<A> pairs = load_bits<A>(p);
+  return {floats_of<A>(pairs << 16), floats_of<A>(pairs & Bits<A>(0xffff0000u))};
 }
 
 // Helpers are templates over the instruction set as well: an inline function with one name in

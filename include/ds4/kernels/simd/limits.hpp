@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
-#include <ds4/kernels/simd/panel.hpp>
+#include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/words.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -25,34 +27,35 @@ inline std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
   return total;
 }
 
-/// Multiplies and adds in registers, `rounds` times on as many accumulators as keep the units busy;
-/// returns the operations done, two to a multiply-add.
+/// Multiplies and adds in registers, `rounds` times on as many sums as keep the units busy; returns
+/// the operations done, two to a multiply-add. bf16: with the instruction for it, if there is one.
 template <class A>
 inline double multiply_in_registers(std::size_t rounds, bool bf16) {
-  constexpr std::size_t kAccumulators = kLanes<A> == 16 ? 24 : 12;
-  alignas(64) std::byte zeros[64] = {};
-  // An input that the compiler does not know: it could drop the loop otherwise.
-  const volatile std::uint8_t unknown = 0;
-  zeros[0] = std::byte{unknown};
+  // As many as leave a register for each operand.
+  constexpr std::size_t kSums = kLanes<A> == 16 ? 24 : 12;
+  // An input that the compiler does not know: it could work out the result otherwise.
+  const volatile float unknown = 0.0f;
+  alignas(64) float token[16];
+  for (float& x : token) x = unknown;
+  const auto* const x = reinterpret_cast<const std::byte*>(token);
   const auto run = [&](auto words, std::size_t per_word) {
     using Words = decltype(words);
-    typename Words::Rows rows[Words::kSteps];
-    Words::load_rows(rows, zeros);
-    Batch<A> acc[kAccumulators];
-    DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) acc[j] = splat<A>(0.0f);
-    for (std::size_t i = 0; i < rounds; ++i) {
-      DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) {
-        acc[j] = Words::multiply_add(acc[j], rows[0], zeros);
-#if defined(__x86_64__)
-        asm volatile("" : "+v"(acc[j].data));
-#endif
-      }
-    }
-    float total = 0.0f;
-    DS4_UNROLL for (std::size_t j = 0; j < kAccumulators; ++j) total += sum_lanes<A>(acc[j]);
-    const volatile float sink = total;
-    static_cast<void>(sink);
-    return 2.0 * static_cast<double>(rounds * kAccumulators * kLanes<A> * per_word);
+    static_assert(Words::kSteps == 1);
+    const typename Words::Word word = Words::load(x);
+    const typename Words::Rows rows = Words::template rows<0>(word);
+    const double products = static_cast<double>(rounds * kSums * kLanes<A> * per_word);
+    // Sums that are arguments rather than an array, which a compiler may leave in memory.
+    [&]<std::size_t... each>(std::index_sequence<each...>) {
+      const auto repeat = [&](auto... sum) {
+        for (std::size_t i = 0; i < rounds; ++i) {
+          ((sum = Words::multiply_add(sum, rows, x)), ...);
+        }
+        const volatile float total = (sum_lanes<A>(sum) + ...);
+        static_cast<void>(total);
+      };
+      repeat((static_cast<void>(each), splat<A>(unknown))...);
+    }(std::make_index_sequence<kSums>{});
+    return 2.0 * products;
   };
 #ifdef DS4_HAVE_AVX512
   if constexpr (kLanes<A> == 16) {

@@ -34,16 +34,15 @@ inline std::size_t value_bytes(Layout layout) {
 
 /// The layout for rows of this storage. `exact` keeps activations in float32.
 template <class A>
-inline Layout layout_for(DType dtype, [[maybe_unused]] bool exact) {
+inline Layout layout_for(DType dtype, bool exact) {
   Layout layout = Layout::f32;
   Storages::with(dtype, [&](auto storage) {
-    using Words = StoredWords<decltype(storage)>;
-    if (Words::kFp4Order) layout = Layout::f32_fp4;
-#ifdef DS4_HAVE_AVX512
-    if (kLanes<A> == 16 && Words::kBf16 && !exact) {
+    using Words = StoredWords<A, decltype(storage), false>;
+    if (Words::kMayRound && !exact) {
       layout = Words::kFp4Order ? Layout::bf16_fp4 : Layout::bf16;
+    } else if (Words::kFp4Order) {
+      layout = Layout::f32_fp4;
     }
-#endif
   });
   return layout;
 }
@@ -179,10 +178,11 @@ inline float scale_of_code(std::byte code) {
 }
 
 /// The scales of the rows [first, first + height) for the channels of a block:
-/// [groups][kPanelRows], one group for each block of columns with a scale, NaN and all.
+/// [groups][kPanelRows], one group for each block of columns with a scale, NaN and all; times
+/// `unit`.
 template <class A, class S>
 inline void expand_scales(float* out, const StoredMatrix& m, std::size_t first, std::size_t height,
-                          std::size_t channel, std::size_t channels) {
+                          std::size_t channel, std::size_t channels, float unit) {
   constexpr std::size_t kWidth = S::kScaleCols;
   const std::size_t blocks = (m.cols + kWidth - 1) / kWidth;
   const std::size_t groups = (channels + kWidth - 1) / kWidth;
@@ -197,6 +197,7 @@ inline void expand_scales(float* out, const StoredMatrix& m, std::size_t first, 
         } else {
           std::memcpy(&scale, m.scales + at * sizeof(float), sizeof(float));
         }
+        scale *= unit;
       }
       out[g * kPanelRows + r] = scale;
     }
@@ -206,28 +207,21 @@ inline void expand_scales(float* out, const StoredMatrix& m, std::size_t first, 
 /// The same from words of four codes, `stride` bytes from one to the next.
 template <class A>
 inline void expand_scale_codes(float* out, const std::byte* words, std::size_t stride,
-                               std::size_t height, std::size_t groups) {
+                               std::size_t height, std::size_t groups, float unit) {
   for (std::size_t g = 0; g < groups; ++g, out += kPanelRows) {
     const std::byte* codes = words + g / kWord * stride;
-#ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16) {
-      for (std::size_t r = 0; r < height; r += 16) {
-        const __m512i code =
-            _mm512_and_si512(_mm512_srli_epi32(_mm512_loadu_si512(codes + r * kWord),
-                                               static_cast<unsigned>(g % kWord * 8)),
-                             _mm512_set1_epi32(0xff));
-        __m512i bits = _mm512_slli_epi32(code, 23);
-        bits = _mm512_mask_mov_epi32(bits, _mm512_testn_epi32_mask(code, code),
-                                     _mm512_set1_epi32(0x400000));
-        bits = _mm512_mask_mov_epi32(bits, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)),
-                                     _mm512_set1_epi32(0x7fc00000));
-        _mm512_storeu_si512(out + r, bits);
+    if constexpr (kLanes<A> >= 8) {
+      for (std::size_t r = 0; r < height; r += kLanes<A>) {
+        const Bits<A> code =
+            (load_bits<A>(codes + r * kWord) >> static_cast<int>(g % kWord * 8)) & Bits<A>(0xffu);
+        Bits<A> bits = xsimd::select(code == Bits<A>(0u), Bits<A>(0x400000u), code << 23);
+        bits = xsimd::select(code == Bits<A>(255u), Bits<A>(0x7fc00000u), bits);
+        (floats_of<A>(bits) * splat<A>(unit)).store_unaligned(out + r);
       }
-      continue;
-    }
-#endif
-    for (std::size_t r = 0; r < height; ++r) {
-      out[r] = scale_of_code<A>(codes[r * kWord + g % kWord]);
+    } else {
+      for (std::size_t r = 0; r < height; ++r) {
+        out[r] = scale_of_code<A>(codes[r * kWord + g % kWord]) * unit;
+      }
     }
   }
 }
@@ -247,11 +241,12 @@ inline const float* stored_scales(const ProductMatrix& m, std::size_t first, std
                                   std::size_t begin, std::size_t count, LinearScratch& scratch) {
   const StoredMatrix& stored = m.stored;
   constexpr std::size_t kWidth = S::kScaleCols;
+  constexpr float kUnit = StoredWords<A, S, false>::kUnit;
   const std::size_t channel = begin * kPerWord<S>;
   const std::size_t channels = std::min(count * kPerWord<S>, stored.cols - channel);
   const std::size_t codes = scale_codes<A, S>(stored);
   if (codes == 0) {
-    expand_scales<A, S>(scratch.scales, stored, first, height, channel, channels);
+    expand_scales<A, S>(scratch.scales, stored, first, height, channel, channels, kUnit);
     return scratch.scales;
   }
   const std::size_t group = channel / kWidth;
@@ -270,7 +265,7 @@ inline const float* stored_scales(const ProductMatrix& m, std::size_t first, std
     }
     words = scratch.codes + group % kCodes / kWord * stride;
   }
-  expand_scale_codes<A>(scratch.scales, words, stride, height, groups);
+  expand_scale_codes<A>(scratch.scales, words, stride, height, groups, kUnit);
   return scratch.scales;
 }
 
@@ -288,7 +283,7 @@ inline Block stored_block(const ProductMatrix& m, std::size_t first, std::size_t
     block.stride = height * kWord;
     block.words = m.panels + first * panel_row_bytes<A, S>(stored) + begin * block.stride;
   } else {
-    std::byte* out = kSteps<S> == 1 ? scratch.words : scratch.packed;
+    std::byte* out = kSteps<A, S> == 1 ? scratch.words : scratch.packed;
     block.stride = kPanelRows * kWord;
     block.words = out;
     pack_words<A>(out, block.stride, stored.values + first * bytes + begin * kWord, bytes,
@@ -303,50 +298,35 @@ inline Block stored_block(const ProductMatrix& m, std::size_t first, std::size_t
   return block;
 }
 
-/// The block with words that are multiplied in one step each.
-template <class A, class S>
+/// The block as Expander makes it.
+template <class A, class Expander>
 inline Block expanded(Block block, LinearScratch& scratch) {
-  if constexpr (kSteps<S> == 1) {
-    return block;
-  } else {
-    StoredWords<S>::template expand<A>(scratch.words, block.words, block.stride, block.count,
-                                       block.height);
-    block.words = scratch.words;
-    block.stride = kPanelRows * kWord;
-    block.count *= kSteps<S>;
-    block.group *= kSteps<S>;
-    return block;
-  }
+  expand_words<A, Expander>(scratch.words, block.words, block.stride, block.count);
+  block.words = scratch.words;
+  block.stride = kPanelRows * kWord;
+  block.count *= Expander::kSteps;
+  block.group *= Expander::kSteps;
+  return block;
 }
 
-/// Tokens up to which packed rows are expanded in registers.
-inline constexpr std::size_t kFewTokens = 4;
+/// Tokens up to which rows are multiplied in registers, without being expanded before.
+template <class A>
+inline constexpr std::size_t kFewTokens = kLanes<A> == 16 ? 4 : 2;
 
-/// Calls f with the way to multiply rows of this storage, and whether blocks are expanded for it.
+/// Calls f with the StoredWords for this layout and those of its types that multiplies.
 template <class A, class S, class F>
-inline void with_words([[maybe_unused]] Layout layout, [[maybe_unused]] std::size_t tokens, F&& f) {
-  constexpr std::true_type expand;
-  if constexpr (!StoredWords<S>::kBf16) {
-    f(F32Words<A>{}, expand);
-  } else {
-    const auto with = [&](auto words) {
-#ifdef DS4_HAVE_AVX512
-      if constexpr (kLanes<A> == 16 && S::kScaleCols > 0) {
-        if (tokens <= kFewTokens) {
-          using Codes = typename StoredWords<S>::Codes;
-          return f(PackedWords<Codes, decltype(words)>{}, std::false_type{});
-        }
-      }
-#endif
-      f(words, expand);
-    };
-#ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16) {
-      if (value_bytes<A>(layout) == 2) return with(Bf16DotWords<A>{});
+inline void with_words([[maybe_unused]] Layout layout, std::size_t tokens, F&& f) {
+  const auto with = [&](auto stored) {
+    using Stored = decltype(stored);
+    if constexpr (Stored::kSteps > 1) {
+      if (tokens > kFewTokens<A>) return f(stored, typename Stored::Many{});
     }
-#endif
-    with(Bf16Words<A>{});
+    f(stored, typename Stored::Few{});
+  };
+  if constexpr (StoredWords<A, S, false>::kMayRound) {
+    if (value_bytes<A>(layout) == 2) return with(StoredWords<A, S, true>{});
   }
+  with(StoredWords<A, S, false>{});
 }
 
 ///@{
@@ -357,18 +337,18 @@ inline void linear_of(float* y, std::size_t y_stride, const RowRange& w, const T
   const ProductMatrix& m = *w.matrix;
   const std::size_t bytes = row_bytes_of<A, S>(m.stored);
   const std::size_t words = words_of<A>(bytes);
-  constexpr std::size_t kPerBlock = kBlockWords / kSteps<S>;
-  const bool pairs = StoredWords<S>::kBf16 && value_bytes<A>(x.layout) == 4;
-  const std::size_t token_bytes = kSteps<S> * (pairs ? 8 : 4);  // of a token, per stored word
-  with_words<A, S>(x.layout, x.count, [&](auto kind, auto expand) {
+  constexpr std::size_t kPerBlock = kBlockWords / kSteps<A, S>;
+  const std::size_t token_bytes = kPerWord<S> * value_bytes<A>(x.layout);  // per stored word
+  with_words<A, S>(x.layout, x.count, [&](auto stored, auto kind) {
+    using Stored = decltype(stored);
     using Words = decltype(kind);
-    constexpr bool kExpand = decltype(expand)::value && kSteps<S> > 1;
+    constexpr bool kExpand = !std::is_same_v<Words, typename Stored::Few>;
     constexpr bool kScaled = S::kScaleCols > 0;
     std::size_t row = w.begin;
 #ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16 && !kExpand) {
+    if constexpr (kLanes<A> == 16 && !kExpand && requires(__m512i bits) { Words::of_bits(bits); }) {
       const bool fits = bytes % (kRowsAtOnce * kWord) == 0;
-      if (m.panels == nullptr && x.count <= kFewTokens && fits) {
+      if (m.panels == nullptr && x.count <= kFewTokens<A> && fits) {
         for (; row + kRowsAtOnce <= w.end; row += kRowsAtOnce) {
           for (std::size_t begin = 0; begin < words; begin += kPerBlock) {
             const std::size_t count = std::min(kPerBlock, words - begin);
@@ -378,8 +358,9 @@ inline void linear_of(float* y, std::size_t y_stride, const RowRange& w, const T
             if constexpr (kScaled) {
               rows.scales = stored_scales<A, S>(m, row, kRowsAtOnce, begin, count, scratch);
             }
-            multiply_rows<A, Words, kScaled>(x.count, y + (row - w.begin), y_stride, rows,
-                                             x.data + begin * token_bytes, x.stride, begin == 0);
+            multiply_rows<A, Words, kScaleGroup<S>>(x.count, y + (row - w.begin), y_stride, rows,
+                                                    x.data + begin * token_bytes, x.stride,
+                                                    begin == 0);
           }
         }
       }
@@ -396,7 +377,7 @@ inline void linear_of(float* y, std::size_t y_stride, const RowRange& w, const T
         block.wanted = wanted;
         const std::byte* next = block.words + count * block.stride;
         const bool more = m.panels != nullptr && (row + wanted < w.end || begin + count < words);
-        if constexpr (kExpand) block = expanded<A, S>(block, scratch);
+        if constexpr (kExpand) block = expanded<A, typename Stored::Expander>(block, scratch);
         multiply_block<A, Words, kScaled>(y + (row - w.begin), y_stride, block,
                                           x.data + begin * token_bytes, x.stride, x.count,
                                           begin == 0, next, more ? count * height * kWord / 64 : 0);

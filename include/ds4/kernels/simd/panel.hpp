@@ -19,13 +19,14 @@
 
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
+#include <ds4/kernels/simd/words.hpp>
 
 namespace ds4::inline v0_1::simd {
 
 /// Tokens that are multiplied with a panel at once: what the registers hold.
 template <class A>
 inline constexpr std::size_t kPanelTokens = kLanes<A> == 16  ? 6
-                                            : kLanes<A> == 8 ? 2
+                                            : kLanes<A> == 8 ? 3
                                                              : 1;
 
 /// Accumulators of a (row, token) pair, which take its words in turns: expanding rows leaves no
@@ -38,77 +39,6 @@ template <class A>
 constexpr std::size_t words_of(std::size_t bytes) {
   return (bytes + kWord - 1) / kWord;
 }
-
-// How a vector of words, one of each row, is multiplied with a token's elements of that word. A
-// stored word may take several steps: load_rows gives the rows' elements of each.
-
-/// Float32 rows, float32 activations.
-template <class A>
-struct F32Words {
-  static constexpr std::size_t kSteps = 1;
-  static constexpr std::size_t kGroup = 0;
-  static constexpr std::size_t kTokenBytes = 4;  // of a token, per step
-  using Rows = Batch<A>;
-
-  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
-    rows[0] = load<A>(reinterpret_cast<const float*>(p));
-  }
-#ifdef DS4_HAVE_AVX512
-  static void of_words(Rows (&rows)[kSteps], __m512i words) {
-    rows[0] = _mm512_castsi512_ps(words);
-  }
-#endif
-  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
-    return xsimd::fma(rows, splat<A>(*reinterpret_cast<const float*>(token)), acc);
-  }
-};
-
-/// BF16 rows, float32 activations: exact products.
-template <class A>
-struct Bf16Words {
-  static constexpr std::size_t kSteps = 1;
-  static constexpr std::size_t kGroup = 0;
-  static constexpr std::size_t kTokenBytes = 8;
-  using Rows = SplitBf16<A>;
-
-  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
-    rows[0] = load_split_bf16<A>(p);
-  }
-#ifdef DS4_HAVE_AVX512
-  static Rows of_bits(__m512i pairs) {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
-            _mm512_castsi512_ps(
-                _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
-  }
-  static void of_words(Rows (&rows)[kSteps], __m512i words) { rows[0] = of_bits(words); }
-#endif
-  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
-    const float* x = reinterpret_cast<const float*>(token);
-    return xsimd::fma(rows.odd, splat<A>(x[1]), xsimd::fma(rows.even, splat<A>(x[0]), acc));
-  }
-};
-
-#ifdef DS4_HAVE_AVX512
-/// BF16 rows, activations rounded to BF16, float32 accumulation, by the instruction for it.
-template <class A>
-struct Bf16DotWords {
-  static constexpr std::size_t kSteps = 1;
-  static constexpr std::size_t kGroup = 0;
-  static constexpr std::size_t kTokenBytes = 4;
-  using Rows = __m512bh;
-
-  static void load_rows(Rows (&rows)[kSteps], const std::byte* p) {
-    rows[0] = of_bits(_mm512_loadu_si512(p));
-  }
-  static Rows of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
-  static void of_words(Rows (&rows)[kSteps], __m512i words) { rows[0] = of_bits(words); }
-  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
-    std::int32_t pair;
-    std::memcpy(&pair, token, sizeof pair);
-    return _mm512_dpbf16_ps(acc, rows, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
-  }
-};
-#endif
 
 /// Some words of each row of a panel, and which of the rows are wanted.
 struct Block {
@@ -145,20 +75,20 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
     const auto add_words = [&](auto count) {
       DS4_UNROLL for (std::size_t w = 0; w < decltype(count)::value; ++w, p += block.stride) {
         DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
-          typename Words::Rows rows[Words::kSteps];
-          Words::load_rows(rows, p + v * kLanes<A> * kWord);
-          DS4_UNROLL for (std::size_t step = 0; step < Words::kSteps; ++step) {
+          const typename Words::Word word = Words::load(p + v * kLanes<A> * kWord);
+          for_each_step<A, Words::kSteps>([&](auto step) {
+            const typename Words::Rows rows = Words::template rows<step>(word);
             const std::byte* x = tokens + step * Words::kTokenBytes;
             Batch<A>(&chain)[T][Vectors] = acc[(w * Words::kSteps + step) % kC];
             DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
-              chain[t][v] = Words::multiply_add(chain[t][v], rows[step], x + t * token_stride);
+              chain[t][v] = Words::multiply_add(chain[t][v], rows, x + t * token_stride);
             }
-          }
+          });
         }
         tokens += Words::kSteps * Words::kTokenBytes;
       }
     };
-    constexpr std::size_t kTurn = Words::kSteps == 1 ? kC : 1;
+    constexpr std::size_t kTurn = Words::kSteps > 1 ? 1 : kLanes<A> == 8 ? 2 : kC;
     for (std::size_t w = kTurn; w <= words; w += kTurn) {
       add_words(std::integral_constant<std::size_t, kTurn>{});
     }
@@ -211,7 +141,7 @@ inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const 
                            const std::byte* tokens, std::size_t token_stride, bool first) {
   constexpr std::size_t kT = kPanelTokens<A>;
   constexpr std::size_t kVectors = kPanelRows / kLanes<A>;
-  static_assert(kT == 1 || kT == 2 || kT == 6);
+  static_assert(kT == 1 || kT == 3 || kT == 6);
   const auto with = [&](auto count) {
     constexpr std::size_t kCount = decltype(count)::value;
     if constexpr (!Scaled) {
@@ -227,9 +157,9 @@ inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const 
     if (T == 6) return with(std::integral_constant<std::size_t, 6>{});
     if (T == 5) return with(std::integral_constant<std::size_t, 5>{});
     if (T == 4) return with(std::integral_constant<std::size_t, 4>{});
-    if (T == 3) return with(std::integral_constant<std::size_t, 3>{});
   }
-  if constexpr (kT >= 2) {
+  if constexpr (kT >= 3) {
+    if (T == 3) return with(std::integral_constant<std::size_t, 3>{});
     if (T == 2) return with(std::integral_constant<std::size_t, 2>{});
   }
   with(std::integral_constant<std::size_t, 1>{});
@@ -245,10 +175,14 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
   constexpr std::size_t kLine = 64;
   const std::size_t steps = (count + kT - 1) / kT;
   const std::size_t lines = steps > 1 ? (ahead_lines + steps - 1) / steps : 0;
-  for (std::size_t t = 0; t < count; t += kT) {
+  for (std::size_t t = 0; t < count;) {
     for (std::size_t line = 0; line < lines; ++line, ahead += kLine) prefetch<A>(ahead);
-    multiply_block<A, Words, Scaled>(std::min(kT, count - t), y + t * y_stride, y_stride, block,
+    // Two twos take less time than three and one.
+    const std::size_t left = count - t;
+    const std::size_t T = kT == 3 && left == 4 ? 2 : std::min(kT, left);
+    multiply_block<A, Words, Scaled>(T, y + t * y_stride, y_stride, block,
                                      tokens + t * token_stride, token_stride, first);
+    t += T;
   }
 }
 
@@ -284,10 +218,35 @@ inline void transpose_words(__m512i (&words)[16], const std::byte* const (&rows)
 }
 #endif
 
-/// Asks the second-level cache for 16 lines from p on; any address is allowed.
+#ifdef DS4_HAVE_AVX2
+/// words[w] = word w of each of 8 rows, which start `offset` bytes behind these.
 template <class A>
+inline void transpose_words(__m256i (&words)[8], const std::byte* const (&rows)[8],
+                            std::size_t offset) {
+  DS4_UNROLL for (std::size_t half = 0; half < 2; ++half) {
+    __m256i a[4];  // four words of row i, and of row i + 4
+    DS4_UNROLL for (std::size_t i = 0; i < 4; ++i) {
+      const auto load = [&](const std::byte* row) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + offset + half * 16));
+      };
+      a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load(rows[i])), load(rows[i + 4]), 1);
+    }
+    const __m256i low01 = _mm256_unpacklo_epi32(a[0], a[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32(a[2], a[3]);
+    const __m256i high01 = _mm256_unpackhi_epi32(a[0], a[1]);
+    const __m256i high23 = _mm256_unpackhi_epi32(a[2], a[3]);
+    words[4 * half] = _mm256_unpacklo_epi64(low01, low23);
+    words[4 * half + 1] = _mm256_unpackhi_epi64(low01, low23);
+    words[4 * half + 2] = _mm256_unpacklo_epi64(high01, high23);
+    words[4 * half + 3] = _mm256_unpackhi_epi64(high01, high23);
+  }
+}
+#endif
+
+/// Asks the second-level cache for as many lines from p on; any address is allowed.
+template <class A, std::size_t lines>
 inline void read_ahead(const std::byte* p) {
-  DS4_UNROLL for (std::size_t i = 0; i < 16; ++i) __builtin_prefetch(p + i * 64, 0, 2);
+  DS4_UNROLL for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(p + i * 64, 0, 2);
 }
 
 /// Writes `bytes` bytes of each of `height` rows as words, the last one filled up with zeros: word
@@ -300,23 +259,25 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
                        [[maybe_unused]] const std::byte* ahead = nullptr) {
   const std::size_t whole = bytes / kWord;
   std::size_t word = 0;
-#ifdef DS4_HAVE_AVX512
-  if constexpr (kLanes<A> == 16) {
-    if (height % 16 == 0 || out_stride == kPanelRows * kWord) {
-      for (std::size_t r = 0; r < height; r += 16) {
-        const std::byte* from[16];
-        for (std::size_t i = 0; i < 16; ++i) {
+#ifdef DS4_HAVE_AVX2
+  if constexpr (kLanes<A> >= 8) {
+    constexpr std::size_t kRows = kLanes<A>;
+    if (height % kRows == 0 || out_stride == kPanelRows * kWord) {
+      for (std::size_t r = 0; r < height; r += kRows) {
+        const std::byte* from[kRows];
+        for (std::size_t i = 0; i < kRows; ++i) {
           from[i] = rows + std::min(r + i, height - 1) * row_stride;
         }
-        for (word = 0; word + 16 <= whole; word += 16) {
+        for (word = 0; word + kRows <= whole; word += kRows) {
           if (ahead != nullptr) {
-            read_ahead<A>(ahead);
-            ahead += 16 * 16 * kWord;
+            constexpr std::size_t kBytes = kRows * kRows * kWord;
+            read_ahead<A, kBytes / 64>(ahead);
+            ahead += kBytes;
           }
-          __m512i words[16];
+          typename A::Integers words[kRows];
           transpose_words<A>(words, from, word * kWord);
-          for (std::size_t i = 0; i < 16; ++i) {
-            _mm512_storeu_si512(out + (word + i) * out_stride + r * kWord, words[i]);
+          for (std::size_t i = 0; i < kRows; ++i) {
+            std::memcpy(out + (word + i) * out_stride + r * kWord, &words[i], sizeof words[i]);
           }
         }
       }

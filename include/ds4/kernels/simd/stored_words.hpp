@@ -1,109 +1,95 @@
-// What the products are to know of each storage of weights, beside what core/storages.hpp says.
+// How each storage of weights is multiplied by each instruction set.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
+#include <type_traits>
 
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/storages.hpp>
-#include <ds4/kernels/simd/expand.hpp>
+#include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/packed_words_avx2.hpp>
+#include <ds4/kernels/simd/packed_words_avx512.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
+#include <ds4/kernels/simd/words.hpp>
 
 namespace ds4::inline v0_1::simd {
 
-// Whether rows of a storage are multiplied as BF16 (kBf16) or as float32; whether tokens are laid
-// out for them in the order in which words of FP4 come apart (kFp4Order). Words that hold more than
-// one word of BF16 or float32 are expanded: expand<A>(out, in, in_stride, words, height) writes
-// words of the multiplied type, kPanelRows * kWord bytes from one to the next. With Codes, a few
-// tokens are multiplied with rows that are expanded in registers; what has scales needs it.
-template <class Storage>
+// StoredWords<A, Storage, bf16>: how words of a storage are multiplied, with activations that are
+// rounded to BF16 or not; kMayRound says whether both are there, kFp4Order whether tokens are laid
+// out in the order in which words of FP4 come apart. Few multiplies them in registers, for a few
+// tokens. For more, blocks are expanded by Expander to kSteps times as many words, which Many
+// multiplies. Elements have to be multiplied by kUnit, which is taken into the scales.
+
+/// In general, as float32.
+template <class A, template <class> class Words>
+struct WordsOfFloats {
+  static constexpr bool kMayRound = false;
+  static constexpr bool kFp4Order = false;
+  using Few = Words<A>;
+  using Expander = Few;
+  using Many = F32Words<A>;
+  static constexpr std::size_t kSteps = Few::kSteps;
+  static constexpr float kUnit = Few::kUnit;
+};
+template <class A, class Storage, bool bf16>
 struct StoredWords;
+template <class A, bool bf16>
+struct StoredWords<A, StoredF32, bf16> : WordsOfFloats<A, F32Words> {};
+template <class A, bool bf16>
+struct StoredWords<A, StoredBf16, bf16> : WordsOfFloats<A, Bf16Words> {};
+template <class A, bool bf16>
+struct StoredWords<A, StoredF16, bf16> : WordsOfFloats<A, F16Words> {};
+template <class A, bool bf16>
+struct StoredWords<A, StoredFp8, bf16> : WordsOfFloats<A, Fp8Words> {};
+template <class A, bool bf16>
+struct StoredWords<A, StoredFp4, bf16> : WordsOfFloats<A, Fp4Words> {};
 
-template <>
-struct StoredWords<StoredF32> {
-  static constexpr bool kBf16 = false;
-  static constexpr bool kFp4Order = false;
-};
-
-template <>
-struct StoredWords<StoredBf16> {
-  static constexpr bool kBf16 = true;
-  static constexpr bool kFp4Order = false;
-};
-
-template <>
-struct StoredWords<StoredF16> {
-  static constexpr bool kBf16 = false;
-  static constexpr bool kFp4Order = false;
-
-  template <class A>
-  static void expand(std::byte* out, const std::byte* in, std::size_t in_stride, std::size_t words,
-                     std::size_t height) {
-    constexpr std::size_t kStride = kPanelRows * kWord;
-    for (std::size_t word = 0; word < words; ++word, in += in_stride, out += 2 * kStride) {
-      for (std::size_t row = 0; row < height; ++row) {
-        std::uint32_t pair;
-        std::memcpy(&pair, in + row * kWord, kWord);
-        const float first = f16_to_float(static_cast<std::uint16_t>(pair & 0xffffu));
-        const float second = f16_to_float(static_cast<std::uint16_t>(pair >> 16));
-        std::memcpy(out + row * kWord, &first, kWord);
-        std::memcpy(out + kStride + row * kWord, &second, kWord);
-      }
-    }
-  }
-};
-
-template <>
-struct StoredWords<StoredFp8> {
-  static constexpr bool kBf16 = true;
-  static constexpr bool kFp4Order = false;
 #ifdef DS4_HAVE_AVX512
-  using Codes = Fp8Codes<Avx512>;
-#endif
-
-  template <class A>
-  static void expand(std::byte* out, const std::byte* in, std::size_t in_stride, std::size_t words,
-                     std::size_t) {
-    expand_fp8<A>(out, in, in_stride, words);
-  }
+/// BF16, and what becomes it, with its instruction for two products.
+template <bool bf16>
+struct WordsOfBf16 {
+  static constexpr bool kMayRound = true;
+  static constexpr bool kFp4Order = false;
+  using Many = std::conditional_t<bf16, Bf16DotWords<Avx512>, Bf16PairWords<Avx512>>;
+  using Few = Many;
+  using Expander = Many;
+  static constexpr std::size_t kSteps = 1;
+  static constexpr float kUnit = 1.0f;
 };
-
-template <>
-struct StoredWords<StoredFp4> {
-  static constexpr bool kBf16 = true;
+template <template <class> class Codes, bool bf16>
+struct WordsOfCodes : WordsOfBf16<bf16> {
+  using Few = PackedWords<Codes<Avx512>, typename WordsOfBf16<bf16>::Many>;
+  using Expander = PackedWords<Codes<Avx512>, Bf16DotWords<Avx512>>;
+  static constexpr std::size_t kSteps = Few::kSteps;
+};
+template <bool bf16>
+struct StoredWords<Avx512, StoredBf16, bf16> : WordsOfBf16<bf16> {};
+template <bool bf16>
+struct StoredWords<Avx512, StoredFp8, bf16> : WordsOfCodes<Fp8Codes, bf16> {};
+template <bool bf16>
+struct StoredWords<Avx512, StoredFp4, bf16> : WordsOfCodes<Fp4Codes, bf16> {
   static constexpr bool kFp4Order = true;
-#ifdef DS4_HAVE_AVX512
-  using Codes = Fp4Codes<Avx512>;
+};
 #endif
 
-  template <class A>
-  static void expand(std::byte* out, const std::byte* in, std::size_t in_stride, std::size_t words,
-                     std::size_t) {
-    expand_fp4<A>(out, in, in_stride, words);
-  }
-};
+/// Words to multiply of a stored one.
+template <class A, class Storage>
+inline constexpr std::size_t kSteps = StoredWords<A, Storage, false>::kSteps;
 
-/// Values of a stored word; words of BF16 or float32 that it takes; and stored words with one
-/// scale.
+/// Values of a stored word; and stored words with one scale.
 template <class Storage>
 inline constexpr std::size_t kPerWord = kWord * 8 / Storage::kBits;
 template <class Storage>
-inline constexpr std::size_t kSteps = (StoredWords<Storage>::kBf16 ? 16 : 32) / Storage::kBits;
-template <class Storage>
 inline constexpr std::size_t kScaleGroup = Storage::kScaleCols / kPerWord<Storage>;
 
-/// The most scales that a row has in a block of kBlockWords words to multiply.
+/// The most scales that a row has in a block of kBlockWords words to multiply, two values to each.
 inline constexpr std::size_t kBlockScales = [] {
-  std::size_t most = 1;
+  std::size_t least = 2 * kBlockWords;
   Storages::for_each([&]([[maybe_unused]] auto storage) {
     using S = decltype(storage);
-    if constexpr (S::kScaleCols > 0) {
-      most = std::max(most, kBlockWords / kSteps<S> / kScaleGroup<S>);
-    }
+    if constexpr (S::kScaleCols > 0) least = least < S::kScaleCols ? least : S::kScaleCols;
   });
-  return most;
+  return 2 * kBlockWords / least;
 }();
 
 }  // namespace ds4::inline v0_1::simd

@@ -1,0 +1,178 @@
+// How words of weights are multiplied with tokens: a vector holds one word of each of its rows.
+//
+// A type of this kind says in which steps a vector of words is multiplied: `load` reads it,
+// `rows<step>` are its rows' elements of a step, and `multiply_add` multiplies them with
+// kTokenBytes of a token.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include <ds4/kernels/simd/lanes.hpp>
+
+namespace ds4::inline v0_1::simd {
+
+/// Calls f with the integral constants 0 .. count - 1.
+template <class A, std::size_t count, class F>
+[[gnu::always_inline]] inline void for_each_step(F&& f) {
+  [&]<std::size_t... step>(std::index_sequence<step...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<std::size_t, step>{}), ...);
+  }(std::make_index_sequence<count>{});
+}
+
+/// What is multiplied as float32: each step adds an element of a row to its sum.
+template <class A, std::size_t steps>
+struct FloatSteps {
+  static constexpr std::size_t kSteps = steps;
+  static constexpr std::size_t kTokenBytes = 4;  // of a token, per step
+  static constexpr float kUnit = 1.0f;           // by which elements have to be multiplied
+  using Rows = Batch<A>;
+
+  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
+    return xsimd::fma(rows, splat<A>(*reinterpret_cast<const float*>(token)), acc);
+  }
+};
+
+/// Float32 rows.
+template <class A>
+struct F32Words : FloatSteps<A, 1> {
+  using Word = Batch<A>;
+
+  static Word load(const std::byte* p) { return simd::load<A>(reinterpret_cast<const float*>(p)); }
+#ifdef DS4_HAVE_AVX512
+  static Word of_bits(__m512i words) { return _mm512_castsi512_ps(words); }
+#endif
+  template <std::size_t step>
+  static Batch<A> rows(const Word& word) {
+    return word;
+  }
+};
+
+/// BF16 rows, float32 activations: exact products.
+template <class A>
+struct Bf16Words : FloatSteps<A, 2> {
+  using Word = SplitBf16<A>;
+
+  static Word load(const std::byte* p) { return load_split_bf16<A>(p); }
+  template <std::size_t step>
+  static Batch<A> rows(const Word& word) {
+    return step == 0 ? word.even : word.odd;
+  }
+};
+
+/// What codes without a sign, their exponents with this bias above so many bits of mantissa, stand
+/// for; infinities and NaN are the caller's.
+template <class A, unsigned mantissa_bits, unsigned bias>
+inline Batch<A> floats_of_codes(const Bits<A>& codes) {
+  // A denormal is a number of the least normal exponent without its leading one.
+  constexpr std::uint32_t kLeast = 128 - bias;
+  const auto denormal = codes < Bits<A>(1u << mantissa_bits);
+  const Bits<A> exponent =
+      xsimd::select(denormal, Bits<A>(kLeast << 23), Bits<A>((kLeast - 1) << 23));
+  const Bits<A> leading = xsimd::select(denormal, Bits<A>(kLeast << 23), Bits<A>(0u));
+  return floats_of<A>((codes << static_cast<int>(23 - mantissa_bits)) + exponent) -
+         floats_of<A>(leading);
+}
+
+/// Rows of small floats of so many bits, the sign the highest one.
+template <class A, unsigned bits>
+struct CodeSteps : FloatSteps<A, 32 / bits> {
+  using Word = Bits<A>;
+
+  static Word load(const std::byte* p) { return load_bits<A>(p); }
+
+ protected:
+  template <std::size_t step>
+  static Bits<A> code(const Word& word) {
+    return (word >> static_cast<int>(step * bits)) & Bits<A>((1u << (bits - 1)) - 1);
+  }
+  template <std::size_t step>
+  static Batch<A> with_sign(const Batch<A>& value, const Word& word) {
+    const Bits<A> sign = (word << static_cast<int>(32 - (step + 1) * bits)) & Bits<A>(0x80000000u);
+    return value | floats_of<A>(sign);
+  }
+};
+
+///@{
+/// F16, FP8 and packed FP4 rows, their values exact. Instruction sets may have a way of their own.
+template <class A>
+struct F16Words : CodeSteps<A, 16> {
+  template <std::size_t step>
+  static Batch<A> rows(const Bits<A>& word) {
+    const Bits<A> code = CodeSteps<A, 16>::template code<step>(word);
+    const Bits<A> special =
+        xsimd::select(code < Bits<A>(0x7c00u), Bits<A>(0u), Bits<A>(0x7f800000u));
+    return CodeSteps<A, 16>::template with_sign<step>(
+        floats_of_codes<A, 10, 15>(code) | floats_of<A>(special), word);
+  }
+};
+template <class A>
+struct Fp8Words : CodeSteps<A, 8> {
+  template <std::size_t step>
+  static Batch<A> rows(const Bits<A>& word) {
+    const Bits<A> code = CodeSteps<A, 8>::template code<step>(word);
+    const Bits<A> nan = xsimd::select(code < Bits<A>(0x7fu), Bits<A>(0u), Bits<A>(0x7fc00000u));
+    return CodeSteps<A, 8>::template with_sign<step>(
+        floats_of_codes<A, 3, 7>(code) | floats_of<A>(nan), word);
+  }
+};
+template <class A>
+struct Fp4Words : CodeSteps<A, 4> {
+  template <std::size_t step>
+  static Batch<A> rows(const Bits<A>& word) {
+    const Bits<A> code = CodeSteps<A, 4>::template code<step>(word);
+    return CodeSteps<A, 4>::template with_sign<step>(floats_of_codes<A, 1, 1>(code), word);
+  }
+};
+///@}
+
+#ifdef DS4_HAVE_AVX512
+/// BF16 rows, float32 activations: exact products, both of a pair in one step.
+template <class A>
+struct Bf16PairWords {
+  static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kTokenBytes = 8;
+  using Rows = SplitBf16<A>;
+  using Word = Rows;
+
+  static Word load(const std::byte* p) { return load_split_bf16<A>(p); }
+  static Word of_bits(__m512i pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+            _mm512_castsi512_ps(
+                _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  }
+  template <std::size_t step>
+  static const Rows& rows(const Word& word) {
+    return word;
+  }
+  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
+    const float* x = reinterpret_cast<const float*>(token);
+    return xsimd::fma(rows.odd, splat<A>(x[1]), xsimd::fma(rows.even, splat<A>(x[0]), acc));
+  }
+};
+
+/// BF16 rows, activations rounded to BF16, float32 accumulation, by the instruction for it.
+template <class A>
+struct Bf16DotWords {
+  static constexpr std::size_t kSteps = 1;
+  static constexpr std::size_t kTokenBytes = 4;
+  using Rows = __m512bh;
+  using Word = Rows;
+
+  static Word load(const std::byte* p) { return of_bits(_mm512_loadu_si512(p)); }
+  static Word of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
+  template <std::size_t step>
+  static const Rows& rows(const Word& word) {
+    return word;
+  }
+  static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
+    std::int32_t pair;
+    std::memcpy(&pair, token, sizeof pair);
+    return _mm512_dpbf16_ps(acc, rows, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+  }
+};
+#endif
+
+}  // namespace ds4::inline v0_1::simd
