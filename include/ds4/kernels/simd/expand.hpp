@@ -12,6 +12,7 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/storages.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/neon.hpp>
 #include <ds4/kernels/simd/panel.hpp>
 
 namespace ds4::inline v0_1::simd {
@@ -169,6 +170,9 @@ inline void expand_fp8(std::byte* out, const std::byte* in, std::size_t in_strid
     return expand_words<Fp8Codes<A>>(out, in, in_stride, words);
   }
 #endif
+#ifdef DS4_HAVE_NEON
+  return expand_neon<A, NeonFp8<A>>(out, in, in_stride, words);
+#endif
   constexpr std::size_t kStride = kPanelRows * kWord;
 #ifdef DS4_HAVE_AVX2
   if constexpr (kLanes<A> == 8) {
@@ -203,6 +207,9 @@ inline void expand_fp4(std::byte* out, const std::byte* in, std::size_t in_strid
   if constexpr (kLanes<A> == 16) {
     return expand_words<Fp4Codes<A>>(out, in, in_stride, words);
   }
+#endif
+#ifdef DS4_HAVE_NEON
+  return expand_neon<A, NeonFp4<A>>(out, in, in_stride, words);
 #endif
   constexpr std::size_t kStride = kPanelRows * kWord;
 #ifdef DS4_HAVE_AVX2

@@ -45,6 +45,8 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
         acc[j] = Words::multiply_add(acc[j], rows[0], zeros);
 #if defined(__x86_64__)
         asm volatile("" : "+v"(acc[j].data));
+#elif defined(__aarch64__)
+        asm volatile("" : "+w"(acc[j].data));
 #endif
       }
     }
@@ -54,11 +56,9 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
     static_cast<void>(sink);
     return 2.0 * static_cast<double>(rounds * kAccumulators * kLanes<A> * per_word);
   };
-#ifdef DS4_HAVE_AVX512
-  if constexpr (kLanes<A> == 16) {
+  if constexpr (A::kDotsBf16) {
     if (bf16) return run(Bf16DotWords<A>{}, 2);
   }
-#endif
   static_cast<void>(bf16);
   return run(F32Words<A>{}, 1);
 }

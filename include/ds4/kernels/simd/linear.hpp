@@ -34,16 +34,14 @@ inline std::size_t value_bytes(Layout layout) {
 
 /// The layout for rows of this storage. `exact` keeps activations in float32.
 template <class A>
-inline Layout layout_for(DType dtype, [[maybe_unused]] bool exact) {
+inline Layout layout_for(DType dtype, bool exact) {
   Layout layout = Layout::f32;
   Storages::with(dtype, [&](auto storage) {
     using Words = StoredWords<decltype(storage)>;
     if (Words::kFp4Order) layout = Layout::f32_fp4;
-#ifdef DS4_HAVE_AVX512
-    if (kLanes<A> == 16 && Words::kBf16 && !exact) {
+    if (A::kDotsBf16 && Words::kBf16 && !exact) {
       layout = Words::kFp4Order ? Layout::bf16_fp4 : Layout::bf16;
     }
-#endif
   });
   return layout;
 }
@@ -340,11 +338,9 @@ inline void with_words([[maybe_unused]] Layout layout, [[maybe_unused]] std::siz
 #endif
       f(words, expand);
     };
-#ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16) {
+    if constexpr (A::kDotsBf16) {
       if (value_bytes<A>(layout) == 2) return with(Bf16DotWords<A>{});
     }
-#endif
     with(Bf16Words<A>{});
   }
 }

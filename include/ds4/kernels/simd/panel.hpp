@@ -18,15 +18,16 @@
 #include <type_traits>
 
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/neon.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::inline v0_1::simd {
 
 /// Tokens that are multiplied with a panel at once: what the registers hold.
 template <class A>
-inline constexpr std::size_t kPanelTokens = kLanes<A> == 16  ? 6
-                                            : kLanes<A> == 8 ? 2
-                                                             : 1;
+inline constexpr std::size_t kPanelTokens = kLanes<A> == 16                         ? 6
+                                            : kLanes<A> == 8 || A::kRegisters == 32 ? 2
+                                                                                    : 1;
 
 /// Accumulators of a (row, token) pair, which take its words in turns: expanding rows leaves no
 /// time to wait for one sum before the next.
@@ -88,10 +89,13 @@ struct Bf16Words {
   }
 };
 
-#ifdef DS4_HAVE_AVX512
 /// BF16 rows, activations rounded to BF16, float32 accumulation, by the instruction for it.
 template <class A>
-struct Bf16DotWords {
+struct Bf16DotWords;
+#ifdef DS4_HAVE_AVX512
+template <>
+struct Bf16DotWords<Avx512> {
+  using A = Avx512;
   static constexpr std::size_t kSteps = 1;
   static constexpr std::size_t kGroup = 0;
   static constexpr std::size_t kTokenBytes = 4;
@@ -102,10 +106,13 @@ struct Bf16DotWords {
   }
   static Rows of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
   static void of_words(Rows (&rows)[kSteps], __m512i words) { rows[0] = of_bits(words); }
+  static Batch<A> dot(const Batch<A>& acc, const Rows& a, const Rows& b) {
+    return _mm512_dpbf16_ps(acc, a, b);
+  }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     std::int32_t pair;
     std::memcpy(&pair, token, sizeof pair);
-    return _mm512_dpbf16_ps(acc, rows, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+    return dot(acc, rows, of_bits(_mm512_set1_epi32(pair)));
   }
 };
 #endif
@@ -321,6 +328,11 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
         }
       }
     }
+  }
+#endif
+#ifdef DS4_HAVE_NEON
+  if (height % 4 == 0 || out_stride == kPanelRows * kWord) {
+    word = pack_words_by_4<A>(out, out_stride, rows, row_stride, whole, height);
   }
 #endif
   for (; word < whole; ++word) {
