@@ -52,7 +52,8 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     set(flags ${${DS4_SIMD_NAME}_flags}
         $<$<OR:$<NOT:$<BOOL:$<CONFIG>>>,$<CONFIG:Debug>>:-O2>
         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
-    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS "${flags}")
+    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES
+                                COMPILE_OPTIONS "${flags}" SKIP_UNITY_BUILD_INCLUSION ON)
     target_sources(${target} PRIVATE "${source}")
 
     list(APPEND names "\"${DS4_SIMD_NAME}\"")
@@ -77,6 +78,7 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
   endif()
   set(dispatch "${folder}/${DS4_SIMD_PREFIX}dispatch.cpp")
   configure_file("${templates}/dispatch.cpp.in" "${dispatch}" @ONLY)
+  set_source_files_properties("${dispatch}" TARGET_DIRECTORY ${target} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   target_sources(${target} PRIVATE "${dispatch}")
 endfunction()
 

@@ -27,8 +27,8 @@ inline uint8x16_t load_bytes(const std::byte* p) {
 template <class A>
 struct Bf16DotWords;
 
-/// See panel.hpp. The instruction rounds sums to odd and takes subnormal values for 0, unless the
-/// process has switched to its extended mode (FPCR.EBF).
+/// See panel.hpp. The instructions round sums to odd and take subnormal values for 0, unless the
+/// process has switched to their extended mode (FPCR.EBF).
 template <>
 struct Bf16DotWords<NeonBf16> {
   static constexpr std::size_t kSteps = 1;
@@ -47,6 +47,40 @@ struct Bf16DotWords<NeonBf16> {
     std::uint32_t pair;
     std::memcpy(&pair, token, sizeof pair);
     return dot(acc, rows, vreinterpretq_bf16_u32(vdupq_n_u32(pair)));
+  }
+
+  /// acc[t][v] = the sums over `count` words of the rows of `Vectors` vectors, for the token t of
+  /// two: by products of two rows with two tokens, each of which is two of the other instruction,
+  /// one word after the other. Tokens are zero behind their last word.
+  template <std::size_t Vectors>
+  static void multiply_two(Batch<A> (&acc)[2][Vectors], const std::byte* words, std::size_t stride,
+                           std::size_t count, const std::byte* tokens, std::size_t token_stride) {
+    float32x4_t upper[Vectors];  // (row 0, token 0), (0, 1), (1, 0), (1, 1) of a vector's four rows
+    float32x4_t lower[Vectors];  // the same for the rows 2 and 3
+    DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) upper[v] = lower[v] = vdupq_n_f32(0.0f);
+    const auto add = [&](const std::byte* second_words, bool both) {
+      std::uint64_t channels[2];
+      std::memcpy(&channels[0], tokens, 8);
+      std::memcpy(&channels[1], tokens + token_stride, 8);
+      const auto two = vreinterpretq_bf16_u64(vld1q_u64(channels));
+      DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+        const uint32x4_t first = vreinterpretq_u32_u8(load_bytes<A>(words + v * 16));
+        const uint32x4_t second =
+            both ? vreinterpretq_u32_u8(load_bytes<A>(second_words + v * 16)) : vdupq_n_u32(0);
+        const auto rows01 = vreinterpretq_bf16_u32(vzip1q_u32(first, second));
+        const auto rows23 = vreinterpretq_bf16_u32(vzip2q_u32(first, second));
+        upper[v] = vbfmmlaq_f32(upper[v], rows01, two);
+        lower[v] = vbfmmlaq_f32(lower[v], rows23, two);
+      }
+    };
+    for (; count >= 2; count -= 2, words += 2 * stride, tokens += 2 * kTokenBytes) {
+      add(words + stride, true);
+    }
+    if (count > 0) add(words, false);
+    DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+      acc[0][v] = vuzp1q_f32(upper[v], lower[v]);
+      acc[1][v] = vuzp2q_f32(upper[v], lower[v]);
+    }
   }
 };
 #endif

@@ -166,11 +166,17 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
       }
     };
     constexpr std::size_t kTurn = Words::kSteps == 1 ? kC : 1;
-    for (std::size_t w = kTurn; w <= words; w += kTurn) {
-      add_words(std::integral_constant<std::size_t, kTurn>{});
-    }
-    if constexpr (kTurn > 1) {
-      if (words % kTurn > 0) add_words(std::integral_constant<std::size_t, 1>{});
+    if constexpr (T == 2 && requires { &Words::template multiply_two<Vectors>; }) {
+      Words::multiply_two(acc[0], p, block.stride, words, tokens, token_stride);
+      p += words * block.stride;
+      tokens += words * Words::kTokenBytes;
+    } else {
+      for (std::size_t w = kTurn; w <= words; w += kTurn) {
+        add_words(std::integral_constant<std::size_t, kTurn>{});
+      }
+      if constexpr (kTurn > 1) {
+        if (words % kTurn > 0) add_words(std::integral_constant<std::size_t, 1>{});
+      }
     }
     if constexpr (kC == 2) {
       DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
