@@ -26,6 +26,12 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     set(avx2_needs avx2 fma f16c)
     set(avx2_flags -mavx2 -mfma -mf16c)
     set(sets avx512:Avx512 avx2:Avx2)
+    set(has "__builtin_cpu_supports(\"NEED\")")
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64" AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    set(neon_bf16_needs BF16)
+    set(neon_bf16_flags -march=armv8.2-a+bf16)
+    set(sets neon_bf16:NeonBf16)
+    set(has "(::getauxval(AT_HWCAP2) & HWCAP2_NEED) != 0")
   endif()
   list(APPEND sets baseline:Baseline)
 
@@ -46,7 +52,8 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     set(flags ${${DS4_SIMD_NAME}_flags}
         $<$<OR:$<NOT:$<BOOL:$<CONFIG>>>,$<CONFIG:Debug>>:-O2>
         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>)
-    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES COMPILE_OPTIONS "${flags}")
+    set_source_files_properties("${source}" TARGET_DIRECTORY ${target} PROPERTIES
+                                COMPILE_OPTIONS "${flags}" SKIP_UNITY_BUILD_INCLUSION ON)
     target_sources(${target} PRIVATE "${source}")
 
     list(APPEND names "\"${DS4_SIMD_NAME}\"")
@@ -54,7 +61,8 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     string(APPEND DS4_SIMD_DECLARATIONS "const ${DS4_SIMD_KERNELS}& ${kernels}();\n")
     set(supported "")
     foreach(need IN LISTS ${DS4_SIMD_NAME}_needs)
-      list(APPEND supported "__builtin_cpu_supports(\"${need}\")")
+      string(REPLACE NEED "${need}" check "${has}")
+      list(APPEND supported "${check}")
     endforeach()
     list(JOIN supported " && " supported)
     if(supported)
@@ -70,6 +78,7 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
   endif()
   set(dispatch "${folder}/${DS4_SIMD_PREFIX}dispatch.cpp")
   configure_file("${templates}/dispatch.cpp.in" "${dispatch}" @ONLY)
+  set_source_files_properties("${dispatch}" TARGET_DIRECTORY ${target} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   target_sources(${target} PRIVATE "${dispatch}")
 endfunction()
 

@@ -1,7 +1,8 @@
 # cmake -DNM=<nm> -DOBJECTS=<a,b,...> [-DOPTIMISED=ON] -P kernel_symbols.cmake: what the objects of kernels
 # share with others. The linker keeps one of the functions that have one name: one that was compiled for
 # another instruction set must name this set. Of functions that are not ds4's only those of optimised
-# builds count, where compilers have nothing of them left.
+# builds count, where compilers have nothing of them left; of xsimd's not those for NEON, which are the same
+# in both of Arm's sets: these differ by instructions that compilers take where they are told to.
 cmake_minimum_required(VERSION 3.25)
 
 # Sets ${out} to the weak functions of an object that do not name an instruction set.
@@ -18,7 +19,8 @@ function(find_shared out object)
       continue()
     endif()
     set(symbol "${CMAKE_MATCH_1}")
-    if(symbol MATCHES "simd::Avx|xsimd::avx|xsimd::fma3|kernels_of_avx" OR
+    if(symbol MATCHES "simd::Avx|xsimd::avx|xsimd::fma3|kernels_of_avx|simd::NeonBf16|kernels_of_neon" OR
+       symbol MATCHES "^xsimd::kernel::wrap::v|xsimd::neon64" OR
        NOT (OPTIMISED OR symbol MATCHES "ds4::"))
       continue()
     endif()
@@ -31,7 +33,7 @@ string(REPLACE "," ";" objects "${OBJECTS}")
 set(kernels 0)
 set(seen "")
 foreach(object IN LISTS objects)
-  if(object MATCHES "/(training_)?avx[0-9]+\\.cpp")
+  if(object MATCHES "/(training_)?(avx[0-9]+|neon_bf16)\\.cpp")
     math(EXPR kernels "${kernels} + 1")
     find_shared(shared "${object}")
     foreach(symbol IN LISTS shared)

@@ -144,6 +144,13 @@ void check_linear(const Kernels& kernels, const StoredMatrix& w, std::size_t S, 
     CHECK(multiply() == in_place);
   }
   matrix.panels = nullptr;
+  for (const std::size_t s : {std::size_t{0}, S - 1}) {  // a token alone has the same results
+    std::vector<float> alone(N);
+    const ds4::simd::Tokens token{laid_out.data() + s * stride, stride, 1, layout};
+    kernels.linear(alone.data(), N, {&matrix, 0, N}, token, *scratch);
+    CHECK(std::equal(alone.begin(), alone.end(),
+                     in_place.begin() + static_cast<std::ptrdiff_t>(s * N)));
+  }
   matrix.panel_rows = 2;
   for (std::size_t begin = 1; begin < std::min<std::size_t>(N, 6); ++begin) {
     std::vector<float> part(S * N);  // a range need not begin with a panel

@@ -28,7 +28,7 @@ std::vector<const TrainingKernels*> available_training_kernels();
 
 ///@{
 /// The best of them; or, if the environment variable DS4_SIMD names one ("avx512", "avx2",
-/// "baseline"), that one. Throws ds4::Error if it names none that can run here.
+/// "neon_bf16", "baseline"), that one. Throws ds4::Error if it names none that can run here.
 const Kernels& chosen_kernels();
 const TrainingKernels& chosen_training_kernels();
 ///@}

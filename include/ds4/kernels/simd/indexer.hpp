@@ -13,7 +13,9 @@
 
 #include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/neon.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
+#include <ds4/kernels/simd/words.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -98,20 +100,17 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
   }
   if (bf16) {
     const std::size_t pairs = (dI + 1) / 2;
-#ifdef DS4_HAVE_AVX512
-    if constexpr (kLanes<A> == 16) {
+    if constexpr (A::kDotsBf16) {
+      using Words = Bf16DotWords<A>;
       for (std::size_t p = 0; p < pairs; ++p, block += 64, q += kStride) {
-        const auto keys = reinterpret_cast<__m512bh>(_mm512_loadu_si512(block));
-        DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
-          std::int32_t pair;
-          std::memcpy(&pair, q + h * 4, 4);
-          dot[h][0] = _mm512_dpbf16_ps(dot[h][0], keys,
-                                       reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+        DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
+          const typename Words::Rows keys = Words::load(block + part * kLanes<A> * 4);
+          DS4_UNROLL for (std::size_t h = 0; h < Heads; ++h) {
+            dot[h][part] = Words::multiply_add(dot[h][part], keys, q + h * 4);
+          }
         }
       }
-    } else
-#endif
-    {
+    } else {
       for (std::size_t p = 0; p < pairs; ++p, block += 64, q += kStride) {
         DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
           const SplitBf16<A> keys = load_split_bf16<A>(block + part * kLanes<A> * 4);
@@ -153,7 +152,9 @@ inline void score_heads(float* scores, const std::byte* block, const std::byte* 
 template <class A>
 inline void score_block(float* scores, const std::byte* block, const IndexQuery& query,
                         std::size_t nI, std::size_t dI, bool bf16) {
-  constexpr std::size_t kHeads = kLanes<A> == 16 ? kQueryHeads : kLanes<A> == 8 ? 4 : 1;
+  constexpr std::size_t kHeads = kLanes<A> == 16                         ? kQueryHeads
+                                 : kLanes<A> == 8 || A::kRegisters == 32 ? 4
+                                                                         : 1;
   const std::size_t group_bytes = (bf16 ? (dI + 1) / 2 : dI) * kQueryHeads * 4;
   std::fill_n(scores, kKeyBlock, 0.0f);
   for (std::size_t h = 0; h < nI; h += kHeads) {

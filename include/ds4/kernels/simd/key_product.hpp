@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/panel.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -65,36 +66,30 @@ struct Bf16Keys {
   }
 };
 
-#ifdef DS4_HAVE_AVX512
 /// BF16 keys, queries rounded to BF16, float32 accumulation, by the instruction for it.
 template <class A>
 struct Bf16DotKeys {
-  static constexpr std::size_t kStep = 32;
+  static constexpr std::size_t kStep = 2 * kLanes<A>;
   static constexpr std::size_t kKeyBytes = 2;
   static constexpr std::size_t kQueryBytes = 2;
-  using Key = __m512bh;
+  using Key = typename Bf16DotWords<A>::Rows;
 
-  static Key load_key(const std::byte* p) {
-    return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
-  }
+  static Key load_key(const std::byte* p) { return Bf16DotWords<A>::load(p); }
   static Batch<A> multiply_add(const Batch<A>& acc, const Key& key, const std::byte* query) {
-    return _mm512_dpbf16_ps(acc, key, reinterpret_cast<__m512bh>(_mm512_loadu_si512(query)));
+    return Bf16DotWords<A>::dot(acc, key, load_key(query));
   }
   static void lay_out(std::byte* query, const float* q, std::size_t d, std::size_t padded) {
     store_bf16<A>(reinterpret_cast<std::uint16_t*>(query), q, d);
     std::memset(query + 2 * d, 0, 2 * (padded - d));
   }
 };
-#endif
 
 /// Calls f with the product of keys of this type; `exact` keeps queries in float32.
 template <class A, class F>
 inline decltype(auto) with_key_product(bool bf16_keys, [[maybe_unused]] bool exact, F&& f) {
-#ifdef DS4_HAVE_AVX512
-  if constexpr (kLanes<A> == 16) {
+  if constexpr (A::kDotsBf16) {
     if (bf16_keys && !exact) return f(Bf16DotKeys<A>{});
   }
-#endif
   if (bf16_keys) return f(Bf16Keys<A>{});
   return f(F32Keys<A>{});
 }

@@ -17,6 +17,13 @@
 #define DS4_HAVE_AVX2 1
 #include <immintrin.h>
 #endif
+#if defined(__aarch64__)
+#define DS4_HAVE_NEON 1
+#include <arm_neon.h>
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define DS4_HAVE_NEON_BF16 1
+#endif
+#endif
 
 /// Before a loop with few rounds, a constant number: its arrays are to be registers.
 #if defined(__clang__)
@@ -29,18 +36,24 @@ namespace ds4::inline v0_1::simd {
 
 /// The instruction sets that kernels are written for. A kernel is a template over one of them, so
 /// translation units with different compiler flags make different symbols. Baseline is what every
-/// machine of its family has: SSE2 or NEON.
+/// machine of its family has: SSE2 or NEON. kRegisters is how many vectors a set has room for,
+/// kDotsBf16 whether it multiplies pairs of BF16.
 struct Baseline {
   static constexpr const char* kName = "baseline";
-#if defined(__aarch64__)
+  static constexpr bool kDotsBf16 = false;
+#ifdef DS4_HAVE_NEON
+  static constexpr std::size_t kRegisters = 32;
   using Xsimd = xsimd::neon64;
 #else
+  static constexpr std::size_t kRegisters = 16;
   using Xsimd = xsimd::sse2;
 #endif
 };
 #ifdef DS4_HAVE_AVX2
 struct Avx2 {  ///< with FMA and F16C
   static constexpr const char* kName = "avx2";
+  static constexpr bool kDotsBf16 = false;
+  static constexpr std::size_t kRegisters = 16;
   using Xsimd = xsimd::fma3<xsimd::avx2>;
   using Integers = __m256i;
 };
@@ -48,8 +61,18 @@ struct Avx2 {  ///< with FMA and F16C
 #ifdef DS4_HAVE_AVX512
 struct Avx512 {  ///< with BW, DQ, VL, BF16, VNNI and VBMI: Zen 4, Sapphire Rapids and later
   static constexpr const char* kName = "avx512";
+  static constexpr bool kDotsBf16 = true;
+  static constexpr std::size_t kRegisters = 32;
   using Xsimd = xsimd::avx512bw;
   using Integers = __m512i;
+};
+#endif
+#ifdef DS4_HAVE_NEON_BF16
+struct NeonBf16 {  ///< with BF16: Neoverse N2 and V1, Cortex-A710, Apple M2 and later
+  static constexpr const char* kName = "neon_bf16";
+  static constexpr bool kDotsBf16 = true;
+  static constexpr std::size_t kRegisters = 32;
+  using Xsimd = xsimd::neon64;
 };
 #endif
 
@@ -58,6 +81,8 @@ struct Avx512 {  ///< with BW, DQ, VL, BF16, VNNI and VBMI: Zen 4, Sapphire Rapi
 using Native = Avx512;
 #elif defined(DS4_HAVE_AVX2)
 using Native = Avx2;
+#elif defined(DS4_HAVE_NEON_BF16)
+using Native = NeonBf16;
 #else
 using Native = Baseline;
 #endif
@@ -116,6 +141,9 @@ inline void sum_lanes_of_4(float* out, const Batch<A>& a, const Batch<A>& b, con
     return;
   }
 #endif
+#ifdef DS4_HAVE_NEON
+  return vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+#endif
   out[0] = sum_lanes<A>(a);
   out[1] = sum_lanes<A>(b);
   out[2] = sum_lanes<A>(c);
@@ -170,6 +198,15 @@ inline void store_bf16(std::uint16_t* out, const float* x, std::size_t n) {
   if constexpr (kLanes<A> == 16) {
     for (; i + 16 <= n; i += 16) {
       const __m256bh half = _mm512_cvtneps_pbh(_mm512_loadu_ps(x + i));
+      std::memcpy(out + i, &half, sizeof half);
+    }
+  }
+#endif
+#ifdef DS4_HAVE_NEON_BF16
+  if constexpr (A::kDotsBf16) {
+    for (; i + 8 <= n; i += 8) {
+      const bfloat16x8_t low = vcvtq_low_bf16_f32(vld1q_f32(x + i));
+      const bfloat16x8_t half = vcvtq_high_bf16_f32(low, vld1q_f32(x + i + 4));
       std::memcpy(out + i, &half, sizeof half);
     }
   }

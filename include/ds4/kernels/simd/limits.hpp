@@ -32,7 +32,7 @@ inline std::uint64_t read_all(const std::byte* p, std::size_t bytes) {
 template <class A>
 inline double multiply_in_registers(std::size_t rounds, bool bf16) {
   // As many as leave a register for each operand.
-  constexpr std::size_t kSums = kLanes<A> == 16 ? 24 : 12;
+  constexpr std::size_t kSums = A::kRegisters == 32 ? 24 : 12;
   // An input that the compiler does not know: it could work out the result otherwise.
   const volatile float unknown = 0.0f;
   alignas(64) float token[16];
@@ -57,11 +57,9 @@ inline double multiply_in_registers(std::size_t rounds, bool bf16) {
     }(std::make_index_sequence<kSums>{});
     return 2.0 * products;
   };
-#ifdef DS4_HAVE_AVX512
-  if constexpr (kLanes<A> == 16) {
+  if constexpr (A::kDotsBf16) {
     if (bf16) return run(Bf16DotWords<A>{}, 2);
   }
-#endif
   static_cast<void>(bf16);
   return run(F32Words<A>{}, 1);
 }

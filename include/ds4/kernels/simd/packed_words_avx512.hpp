@@ -69,6 +69,7 @@ struct Fp8Codes {
     __m512i high;
   };
 
+  static Word load(const std::byte* p) { return of_bits(_mm512_loadu_si512(p)); }
   static Word of_bits(__m512i codes) {
     const auto table = [](const std::uint8_t* at) { return _mm512_load_si512(at); };
     const __m512i low = _mm512_permutex2var_epi8(table(kExpandTables.fp8_low), codes,
@@ -97,26 +98,12 @@ struct Fp4Codes {
   static constexpr std::size_t kSteps = 4;
   using Word = __m512i;
 
+  static Word load(const std::byte* p) { return of_bits(_mm512_loadu_si512(p)); }
   static Word of_bits(__m512i codes) { return codes; }
   template <std::size_t step>
   static __m512i pairs(const Word& word) {
     return _mm512_permutexvar_epi16(_mm512_srli_epi16(word, static_cast<unsigned>(4 * step)),
                                     _mm512_load_si512(kExpandTables.fp4));
-  }
-};
-
-/// Rows of these codes, expanded in registers: for a few tokens, which would not make up for a trip
-/// of the expanded rows through the cache. `Words` multiplies BF16.
-template <class Codes, class Words>
-struct PackedWords : Words {
-  static constexpr std::size_t kSteps = Codes::kSteps;
-  using Word = typename Codes::Word;
-
-  static Word load(const std::byte* p) { return of_bits(_mm512_loadu_si512(p)); }
-  static Word of_bits(__m512i words) { return Codes::of_bits(words); }
-  template <std::size_t step>
-  static typename Words::Rows rows(const Word& word) {
-    return Words::of_bits(Codes::template pairs<step>(word));
   }
 };
 

@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/neon.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
 #include <ds4/kernels/simd/words.hpp>
 
@@ -25,9 +26,10 @@ namespace ds4::inline v0_1::simd {
 
 /// Tokens that are multiplied with a panel at once: what the registers hold.
 template <class A>
-inline constexpr std::size_t kPanelTokens = kLanes<A> == 16  ? 6
-                                            : kLanes<A> == 8 ? 3
-                                                             : 1;
+inline constexpr std::size_t kPanelTokens = kLanes<A> == 16       ? 6
+                                            : kLanes<A> == 8      ? 3
+                                            : A::kRegisters == 32 ? 2
+                                                                  : 1;
 
 /// Accumulators of a (row, token) pair, which take its words in turns: expanding rows leaves no
 /// time to wait for one sum before the next.
@@ -89,11 +91,18 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
       }
     };
     constexpr std::size_t kTurn = Words::kSteps > 1 ? 1 : kLanes<A> == 8 ? 2 : kC;
-    for (std::size_t w = kTurn; w <= words; w += kTurn) {
-      add_words(std::integral_constant<std::size_t, kTurn>{});
-    }
-    if constexpr (kTurn > 1) {
-      if (words % kTurn > 0) add_words(std::integral_constant<std::size_t, 1>{});
+    if constexpr (T == 2 && Words::kSteps == 1 &&
+                  requires { &Words::template multiply_two<Vectors>; }) {
+      Words::multiply_two(acc[0], p, block.stride, words, tokens, token_stride);
+      p += words * block.stride;
+      tokens += words * Words::kTokenBytes;
+    } else {
+      for (std::size_t w = kTurn; w <= words; w += kTurn) {
+        add_words(std::integral_constant<std::size_t, kTurn>{});
+      }
+      if constexpr (kTurn > 1) {
+        if (words % kTurn > 0) add_words(std::integral_constant<std::size_t, 1>{});
+      }
     }
     if constexpr (kC == 2) {
       DS4_UNROLL for (std::size_t t = 0; t < T; ++t) {
@@ -141,7 +150,6 @@ inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const 
                            const std::byte* tokens, std::size_t token_stride, bool first) {
   constexpr std::size_t kT = kPanelTokens<A>;
   constexpr std::size_t kVectors = kPanelRows / kLanes<A>;
-  static_assert(kT == 1 || kT == 3 || kT == 6);
   const auto with = [&](auto count) {
     constexpr std::size_t kCount = decltype(count)::value;
     if constexpr (!Scaled) {
@@ -153,16 +161,10 @@ inline void multiply_block(std::size_t T, float* y, std::size_t y_stride, const 
     multiply_block<A, Words, Scaled, kVectors, kCount>(y, y_stride, block, tokens, token_stride,
                                                        first);
   };
-  if constexpr (kT == 6) {
-    if (T == 6) return with(std::integral_constant<std::size_t, 6>{});
-    if (T == 5) return with(std::integral_constant<std::size_t, 5>{});
-    if (T == 4) return with(std::integral_constant<std::size_t, 4>{});
-  }
-  if constexpr (kT >= 3) {
-    if (T == 3) return with(std::integral_constant<std::size_t, 3>{});
-    if (T == 2) return with(std::integral_constant<std::size_t, 2>{});
-  }
-  with(std::integral_constant<std::size_t, 1>{});
+  for_each_step<A, kT>([&](auto less) {
+    constexpr std::size_t kCount = kT - decltype(less)::value;
+    if (T == kCount) with(std::integral_constant<std::size_t, kCount>{});
+  });
 }
 
 /// The same for any number of tokens. While it multiplies many, it asks memory for the
@@ -282,6 +284,11 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
         }
       }
     }
+  }
+#endif
+#ifdef DS4_HAVE_NEON
+  if (height % 4 == 0 || out_stride == kPanelRows * kWord) {
+    word = pack_words_by_4<A>(out, out_stride, rows, row_stride, whole, height);
   }
 #endif
   for (; word < whole; ++word) {

@@ -28,6 +28,8 @@ Spun spin_until(Done done) {
       if (done()) return true;
 #if defined(__x86_64__)
       __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
 #endif
     }
     return false;

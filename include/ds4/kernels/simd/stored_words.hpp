@@ -7,6 +7,7 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/storages.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
+#include <ds4/kernels/simd/neon.hpp>
 #include <ds4/kernels/simd/packed_words_avx2.hpp>
 #include <ds4/kernels/simd/packed_words_avx512.hpp>
 #include <ds4/kernels/simd/sizes.hpp>
@@ -44,30 +45,40 @@ struct StoredWords<A, StoredFp8, bf16> : WordsOfFloats<A, Fp8Words> {};
 template <class A, bool bf16>
 struct StoredWords<A, StoredFp4, bf16> : WordsOfFloats<A, Fp4Words> {};
 
-#ifdef DS4_HAVE_AVX512
-/// BF16, and what becomes it, with its instruction for two products.
-template <bool bf16>
+/// BF16, and what becomes it, where there is an instruction for two of its products.
+template <class A, bool bf16>
 struct WordsOfBf16 {
   static constexpr bool kMayRound = true;
   static constexpr bool kFp4Order = false;
-  using Many = std::conditional_t<bf16, Bf16DotWords<Avx512>, Bf16PairWords<Avx512>>;
+  using Many = std::conditional_t<bf16, Bf16DotWords<A>, Bf16PairWords<A>>;
   using Few = Many;
   using Expander = Many;
   static constexpr std::size_t kSteps = 1;
   static constexpr float kUnit = 1.0f;
 };
-template <template <class> class Codes, bool bf16>
-struct WordsOfCodes : WordsOfBf16<bf16> {
-  using Few = PackedWords<Codes<Avx512>, typename WordsOfBf16<bf16>::Many>;
-  using Expander = PackedWords<Codes<Avx512>, Bf16DotWords<Avx512>>;
-  static constexpr std::size_t kSteps = Few::kSteps;
+template <class A, template <class> class Codes, bool bf16>
+struct WordsOfCodes : WordsOfBf16<A, bf16> {
+  using Few = PackedWords<Codes<A>, typename WordsOfBf16<A, bf16>::Many>;
+  using Expander = PackedWords<Codes<A>, Bf16DotWords<A>>;
+  static constexpr std::size_t kSteps = Codes<A>::kSteps;
 };
+#ifdef DS4_HAVE_AVX512
 template <bool bf16>
-struct StoredWords<Avx512, StoredBf16, bf16> : WordsOfBf16<bf16> {};
+struct StoredWords<Avx512, StoredBf16, bf16> : WordsOfBf16<Avx512, bf16> {};
 template <bool bf16>
-struct StoredWords<Avx512, StoredFp8, bf16> : WordsOfCodes<Fp8Codes, bf16> {};
+struct StoredWords<Avx512, StoredFp8, bf16> : WordsOfCodes<Avx512, Fp8Codes, bf16> {};
 template <bool bf16>
-struct StoredWords<Avx512, StoredFp4, bf16> : WordsOfCodes<Fp4Codes, bf16> {
+struct StoredWords<Avx512, StoredFp4, bf16> : WordsOfCodes<Avx512, Fp4Codes, bf16> {
+  static constexpr bool kFp4Order = true;
+};
+#endif
+#ifdef DS4_HAVE_NEON_BF16
+template <bool bf16>
+struct StoredWords<NeonBf16, StoredBf16, bf16> : WordsOfBf16<NeonBf16, bf16> {};
+template <bool bf16>
+struct StoredWords<NeonBf16, StoredFp8, bf16> : WordsOfCodes<NeonBf16, NeonFp8, bf16> {};
+template <bool bf16>
+struct StoredWords<NeonBf16, StoredFp4, bf16> : WordsOfCodes<NeonBf16, NeonFp4, bf16> {
   static constexpr bool kFp4Order = true;
 };
 #endif

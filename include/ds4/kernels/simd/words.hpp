@@ -128,7 +128,6 @@ struct Fp4Words : CodeSteps<A, 4> {
 };
 ///@}
 
-#ifdef DS4_HAVE_AVX512
 /// BF16 rows, float32 activations: exact products, both of a pair in one step.
 template <class A>
 struct Bf16PairWords {
@@ -138,11 +137,20 @@ struct Bf16PairWords {
   using Word = Rows;
 
   static Word load(const std::byte* p) { return load_split_bf16<A>(p); }
+#ifdef DS4_HAVE_AVX512
   static Word of_bits(__m512i pairs) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
             _mm512_castsi512_ps(
                 _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
   }
+#endif
+#ifdef DS4_HAVE_NEON_BF16
+  static Word of_bits(uint8x16_t pairs) {
+    const uint32x4_t bits = vreinterpretq_u32_u8(pairs);
+    return {vreinterpretq_f32_u32(vshlq_n_u32(bits, 16)),
+            vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)))};
+  }
+#endif
   template <std::size_t step>
   static const Rows& rows(const Word& word) {
     return word;
@@ -155,7 +163,11 @@ struct Bf16PairWords {
 
 /// BF16 rows, activations rounded to BF16, float32 accumulation, by the instruction for it.
 template <class A>
-struct Bf16DotWords {
+struct Bf16DotWords;
+#ifdef DS4_HAVE_AVX512
+template <>
+struct Bf16DotWords<Avx512> {
+  using A = Avx512;
   static constexpr std::size_t kSteps = 1;
   static constexpr std::size_t kTokenBytes = 4;
   using Rows = __m512bh;
@@ -167,12 +179,34 @@ struct Bf16DotWords {
   static const Rows& rows(const Word& word) {
     return word;
   }
+  static Batch<A> dot(const Batch<A>& acc, const Rows& a, const Rows& b) {
+    return _mm512_dpbf16_ps(acc, a, b);
+  }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
     std::int32_t pair;
     std::memcpy(&pair, token, sizeof pair);
-    return _mm512_dpbf16_ps(acc, rows, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+    return dot(acc, rows, of_bits(_mm512_set1_epi32(pair)));
   }
 };
 #endif
+
+/// Rows of codes that become pairs of BF16 in registers: for a few tokens, which would not make up
+/// for a trip of the expanded rows through the cache. `Words` multiplies BF16.
+template <class Codes, class Words>
+struct PackedWords : Words {
+  static constexpr std::size_t kSteps = Codes::kSteps;
+  static constexpr float kUnit = 1.0f;
+  using Word = typename Codes::Word;
+
+  static Word load(const std::byte* p) { return Codes::load(p); }
+  template <class Vector>
+  static Word of_bits(Vector codes) {
+    return Codes::of_bits(codes);
+  }
+  template <std::size_t step>
+  static typename Words::Rows rows(const Word& word) {
+    return Words::of_bits(Codes::template pairs<step>(word));
+  }
+};
 
 }  // namespace ds4::inline v0_1::simd

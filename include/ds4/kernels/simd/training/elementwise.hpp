@@ -89,6 +89,9 @@ inline Batch<A> swap_neighbours(const Batch<A>& x) {
 #ifdef DS4_HAVE_AVX2
   if constexpr (kLanes<A> == 8) return _mm256_permute_ps(x, 0xb1);
 #endif
+#ifdef DS4_HAVE_NEON
+  return vrev64q_f32(x);
+#endif
   float lanes[kLanes<A>];
   x.store_unaligned(lanes);
   for (std::size_t i = 0; i < kLanes<A>; i += 2) {
