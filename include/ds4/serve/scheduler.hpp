@@ -603,10 +603,16 @@ inline void Scheduler::pass_drafted(const std::vector<Sequence*>& drafting) {
   for (std::size_t i = 0; i < drafting.size(); ++i) {
     Sequence& sequence = *drafting[i];
     sequence.taken += chosen[i].size();  // what was chosen last before, and all but the last now
+    service_[sequence.request.client] += chosen[i].size();
     bool goes_on = true;
-    for (std::size_t k = 0; goes_on && k < chosen[i].size(); ++k) {
-      sequence.ids.push_back(chosen[i][k]);
-      goes_on = tell(sequence, {chosen[i][k]});
+    try {
+      for (std::size_t k = 0; goes_on && k < chosen[i].size(); ++k) {
+        sequence.ids.push_back(chosen[i][k]);
+        goes_on = tell(sequence, {chosen[i][k]});
+      }
+    } catch (...) {
+      fail({&sequence}, &sequence, std::current_exception());
+      continue;
     }
     // A draft may have gone on behind the end.
     const std::size_t taken = std::min(sequence.taken, sequence.ids.size());
@@ -684,7 +690,10 @@ inline void Scheduler::keep(Sequence& sequence, bool last) {
   if (sequence.taken == sequence.snapshot || sequence.taken == 0) return;
   const bool due = sequence.taken + kLongestStep > sequence.snapshot + options_.piece;
   if (!due && !last) return;
-  cache_.insert(std::span(sequence.ids).first(sequence.taken), sequence.state);
+  try {
+    cache_.insert(std::span(sequence.ids).first(sequence.taken), sequence.state);
+  } catch (const std::bad_alloc&) {  // it goes on without
+  }
   sequence.snapshot = sequence.taken;
 }
 
