@@ -19,6 +19,7 @@
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/observer.hpp>
 #include <ds4/layers/stop.hpp>
+#include <ds4/serve/served_model.hpp>
 
 namespace ds4::cli {
 
@@ -100,6 +101,9 @@ class AnyModel {
   Logits decode(AnyState& state, std::int32_t id, StageObserver<float>* observer = nullptr) {
     return prefill(state, {&id, 1}, observer);
   }
+
+  /// The same model for a Scheduler.
+  virtual ServedModel& served() = 0;
 
   /// The kernels launched since the last call, by label; none on backends that launch none.
   virtual std::vector<Launches> take_launches() { return {}; }

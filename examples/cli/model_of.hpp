@@ -23,6 +23,8 @@
 #include <ds4/layers/observer.hpp>
 #include <ds4/layers/stop.hpp>
 #include <ds4/model.hpp>
+#include <ds4/serve/served_model.hpp>
+#include <ds4/serve/served_model_of.hpp>
 #include <ds4/state/session.hpp>
 
 #include "cli/any_model.hpp"
@@ -38,7 +40,7 @@ struct BackendTraits;
 template <ModelConfig C, Backend B>
 class ModelOf final : public AnyModel {
  public:
-  explicit ModelOf(Model<C, B> model) : model_(std::move(model)) {}
+  explicit ModelOf(Model<C, B> model) : model_(std::move(model)), served_(model_) {}
 
   const ConfigValues& config() const override { return model_.config(); }
   const Checkpoint& checkpoint() const override { return model_.checkpoint(); }
@@ -100,6 +102,8 @@ class ModelOf final : public AnyModel {
     return keep(model_.forward(sequences, LogitsOf::all, observer, stop));
   }
 
+  ServedModel& served() override { return served_; }
+
   std::vector<Launches> take_launches() override {
     std::vector<Launches> taken;
     if constexpr (requires { model_.backend().launches(); }) {
@@ -125,6 +129,7 @@ class ModelOf final : public AnyModel {
   }
 
   Model<C, B> model_;
+  ServedModelOf<C, B> served_;
 };
 
 template <ModelConfig C, Backend B>

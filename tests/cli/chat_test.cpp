@@ -102,13 +102,11 @@ std::string expected_answers(const std::string& folder, const std::string& syste
   Austen model = Austen::load(folder);
   const auto tokenizer = ds4::Tokenizer::load(folder);
   const ds4::ChatEncoding chat(tokenizer);
-  const auto append = [](Ids& ids, const Ids& more) {
-    ids.insert(ids.end(), more.begin(), more.end());
-  };
   std::string text;
-  Ids ids = chat.opening(system);
+  std::vector<ds4::ChatMessage> messages{{ds4::ChatRole::system, system}};
   for (const std::string& question : questions) {
-    append(ids, chat.user_turn(question, thinking));
+    messages.push_back({ds4::ChatRole::user, question});
+    const Ids ids = chat.encode(messages, {.thinking = thinking});
     auto state = model.new_state();
     ds4::TurnReader turn(chat, thinking);
     auto logits = model.prefill(state, ids);
@@ -123,8 +121,8 @@ std::string expected_answers(const std::string& folder, const std::string& syste
       text += "<think>" + turn.message().reasoning + "</think>\n";
     }
     text += turn.message().content + "\n";
-    ids.pop_back();
-    append(ids, chat.assistant_turn(turn.content()));
+    messages.push_back(turn.message());
+    messages.back().answer_ids = turn.answer_ids();
   }
   return text;
 }
@@ -325,6 +323,7 @@ TEST_CASE("chat: mistakes take a line each and the chat goes on") {
   check_line("/load " + model,
              model + ": expected a session file, found something that is no file");
   check_line("/read " + dir / "none", dir / "none" + ": cannot open: ");
+  check_line("/tools " + dir / "text", "/tools: expected a model with a token for calls");
   std::string novel;
   while (novel.size() < 80'000) novel += "She was not at all afraid of him and said so\n";
   check_line("/read " + dir.write("novel", novel), "context: found ");
@@ -387,6 +386,7 @@ TEST_CASE("chat: no input, no reader, no room") {
   check_fails(ds4_program({"chat", "--model", "/no/dir"}), 1, "/no/dir/config.json: cannot open: ");
   check_fails(ds4_program({"chat", "--max-tokens", "0"}), 2, "--max-tokens");
   check_fails(ds4_program({"chat", "--temperature", "-1"}), 2, "--temperature");
+  check_fails(ds4_program({"chat", "--effort", "most"}), 2, "--effort");
   check_fails(ds4_program({"chat", "hello"}), 2, "hello");
 }
 

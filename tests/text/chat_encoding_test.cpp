@@ -142,18 +142,20 @@ TEST_CASE("chat encoding: a user's messages in a row are one turn, as the releas
                                          {kEnd}}));
 }
 
-TEST_CASE("chat encoding: turn by turn it is the same") {
+TEST_CASE("chat encoding: ids that were generated stand for what they say") {
   const ChatEncoding chat(deepseek());
-  for (const bool thinking : {true, false}) {
-    const std::vector<ChatMessage> messages{kSystem, kQuestion, kAnswer, kNext};
-    Ids first =
-        joined({chat.opening(kSystem.content), chat.user_turn(kQuestion.content, thinking)});
-    CHECK(first == chat.encode(std::span(messages).first(2), {.thinking = thinking}));
-    first.pop_back();  // the marker
-    CHECK(
-        joined({first, chat.assistant_turn(kAnswerIds), chat.user_turn(kNext.content, thinking)}) ==
-        chat.encode(messages, {.thinking = thinking}));
-  }
+  ChatMessage answer = kAnswer;
+  answer.reasoning_ids = {67, 68};  // whatever they are
+  answer.answer_ids = {69};
+  const std::vector<ChatMessage> messages{kQuestion, answer, kNext};
+  const Ids question = joined({{kBegin, kUser}, kQuestionIds, {kAssistant}});
+  const Ids next = joined({{kUser}, kNextIds, {kAssistant, kThink}});
+  CHECK(chat.encode(messages) == joined({question, {kEndThink, 69, kEnd}, next}));
+  CHECK(chat.encode(messages, {.keep_reasoning = true}) ==
+        joined({question, {kThink, 67, 68, kEndThink, 69, kEnd}, next}));
+  answer.reasoning_ids.clear();
+  CHECK(chat.encode(std::vector{kQuestion, answer}) ==
+        joined({question, {kThink}, kReasoningIds, {kEndThink, 69, kEnd}}));
 }
 
 TEST_CASE("chat encoding: texts that spell special tokens stay texts") {
@@ -222,10 +224,11 @@ TEST_CASE("turn reader: without tools, as its ids come") {
   TurnReader reader = read(whole, true);
   CHECK(reader.message().reasoning == kAnswer.reasoning);
   CHECK(reader.message().content == kAnswer.content);
-  CHECK(reader.content() == kAnswerIds);
+  CHECK(reader.answer_ids() == kAnswerIds);
+  CHECK(reader.reasoning_ids() == kReasoningIds);
   CHECK(reader.ended());
   CHECK(reader.push(kAnswerIds[0]).content.empty());  // what follows does not count
-  CHECK(reader.content() == kAnswerIds);
+  CHECK(reader.answer_ids() == kAnswerIds);
 
   reader = read(joined({kAnswerIds, {kEnd}}), false);
   CHECK(reader.message().reasoning.empty());
@@ -237,11 +240,11 @@ TEST_CASE("turn reader: without tools, as its ids come") {
   reader = read(kReasoningIds, true);
   CHECK(reader.in_reasoning());
   CHECK(!reader.ended());
-  CHECK(reader.content().empty());
+  CHECK(reader.answer_ids().empty());
   reader = read({67, kEndThink, 67, kEndThink, 68}, true);
   CHECK(reader.message().reasoning == "a");
   CHECK(reader.message().content == "ab");
-  CHECK(reader.content() == Ids{67, kEndThink, 68});
+  CHECK(reader.answer_ids() == Ids{67, kEndThink, 68});
   CHECK(read({67, kEndThink}, false).message().content == "a");
   CHECK(read({kEnd}, true).message().content.empty());
 

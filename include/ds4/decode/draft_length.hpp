@@ -160,6 +160,9 @@ class DraftLength {
     }
   }
 
+  /// Whether it depends on what it is told of times.
+  bool is_automatic() const { return automatic_; }
+
   /// All steps that were reported.
   const DraftTotals& totals() const { return totals_; }
 

@@ -66,23 +66,10 @@ class ChatEncoding {
   std::vector<std::int32_t> encode(std::span<const ChatMessage> messages,
                                    const ChatOptions& options = {}) const;
 
-  // The parts of it, for a chat that grows turn by turn: opening, then any number of user_turn
-  // and assistant_turn.
-
-  /// The beginning of a chat, with the system text or none.
-  std::vector<std::int32_t> opening(std::string_view system) const;
-  /// A user's message and what asks for the answer; the last id is \<think\> or \</think\>.
-  std::vector<std::int32_t> user_turn(std::string_view text, bool thinking) const;
-  /// An earlier answer whose reasoning is dropped, behind the assistant token: \</think\>, its
-  /// content as it was generated, and the end.
-  std::vector<std::int32_t> assistant_turn(std::span<const std::int32_t> content) const;
-
  private:
-  void append(std::vector<std::int32_t>& ids, std::string_view text) const {
-    const auto more = tokenizer_->encode_plain(text);
-    ids.insert(ids.end(), more.begin(), more.end());
-  }
-
+  /// An answer, with what opens it where `opens`, with its reasoning where `thought`.
+  void add_answer(detail::PromptBuilder& prompt, const ChatMessage& message, bool thought,
+                  bool opens) const;
   /// "\n\n<｜DSML｜tool_calls>..." of some calls, and what comes behind a system text or a
   /// developer's.
   void add_calls(detail::PromptBuilder& prompt, std::span<const ToolCall> calls) const;
@@ -128,6 +115,11 @@ class PromptBuilder {
     if (id < 0) throw Error("tokenizer", "expected " + std::string(spelling) + ", found none");
     flush();
     ids_.push_back(id);
+  }
+  /// Ids in place of a text.
+  void ids(std::span<const std::int32_t> more) {
+    flush();
+    ids_.insert(ids_.end(), more.begin(), more.end());
   }
   std::vector<std::int32_t> take() {
     flush();
@@ -214,7 +206,7 @@ inline std::vector<ChatTurn> chat_turns(std::span<const ChatMessage> messages) {
     }
     // The blocks of a turn; results trade places among themselves, by the order of their calls.
     std::vector<std::string> blocks;
-    std::vector<std::size_t> places;  // of results, among the blocks
+    std::vector<std::size_t> places;                           // of results, among the blocks
     std::vector<std::pair<std::size_t, std::size_t>> results;  // the call's number, the message's
     const ChatMessage* last = nullptr;
     while (i < messages.size() && (last == nullptr || last->task == ChatTask::none)) {
@@ -323,6 +315,27 @@ inline void ChatEncoding::add_tools(detail::PromptBuilder& prompt, const ChatToo
   }
 }
 
+inline void ChatEncoding::add_answer(detail::PromptBuilder& prompt, const ChatMessage& message,
+                                     bool thought, bool opens) const {
+  const auto token = [&](std::int32_t id) { prompt.token(id, "a token"); };
+  const auto add = [&](const std::string& text, std::span<const std::int32_t> ids) {
+    ids.empty() ? prompt.text(text) : prompt.ids(ids);
+  };
+  if (opens) {
+    token(tokens_.assistant);
+    token(thought ? tokens_.think : tokens_.end_think);
+  }
+  if (thought) {
+    add(message.reasoning, message.reasoning_ids);
+    const bool answers = !message.content.empty() || !message.calls.empty();
+    if (opens && message.open && !answers) return;  // it goes on thinking
+    token(tokens_.end_think);
+  }
+  add(message.content, message.answer_ids);
+  if (message.answer_ids.empty() && !message.calls.empty()) add_calls(prompt, message.calls);
+  if (!message.open) token(tokens_.end);
+}
+
 inline std::vector<std::int32_t> ChatEncoding::encode(std::span<const ChatMessage> messages,
                                                       const ChatOptions& options) const {
   if (options.call_required && options.thinking) {
@@ -383,18 +396,18 @@ inline std::vector<std::int32_t> ChatEncoding::encode(std::span<const ChatMessag
         prompt.text(turn.text);
         break;
       case ChatRole::assistant:
-        if (thinks && late && (i == 0 || turns[i - 1].message->task == ChatTask::none)) {
-          prompt.text(turn.message->reasoning);
-          token(tokens_.end_think);
-        }
-        prompt.text(turn.text);
-        if (!turn.message->calls.empty()) add_calls(prompt, turn.message->calls);
-        if (!turn.message->open) token(tokens_.end);
+        add_answer(
+            prompt, *turn.message,
+            thinks && (options.opens_answers
+                           ? keeps || turn.message->open
+                           : late && (i == 0 || turns[i - 1].message->task == ChatTask::none)),
+            options.opens_answers);
         break;
       default:
         token(tokens_.user);
         prompt.text(turn.text);
     }
+    if (options.opens_answers) continue;
     const bool is_last = i + 1 == turns.size();
     if (!is_last && turns[i + 1].role != ChatRole::assistant &&
         turns[i + 1].role != ChatRole::latest_reminder) {
@@ -408,35 +421,17 @@ inline std::vector<std::int32_t> ChatEncoding::encode(std::span<const ChatMessag
     }
     if (task > 0) prompt.token(tokens_.tasks[task], detail::kTaskTokens[task]);
   }
+  const bool goes_on = !turns.empty() && turns.back().message->open;
+  if (options.opens_answers && !goes_on) {
+    token(tokens_.assistant);
+    token(thinks ? tokens_.think : tokens_.end_think);
+  }
   if (options.call_required) {
     prompt.text("\n\n<");
     prompt.token(tokens_.dsml, detail::kDsmlToken);
     prompt.text("tool_calls>\n");
   }
   return prompt.take();
-}
-
-inline std::vector<std::int32_t> ChatEncoding::opening(std::string_view system) const {
-  std::vector<std::int32_t> ids{tokens_.begin};
-  append(ids, system);
-  return ids;
-}
-
-inline std::vector<std::int32_t> ChatEncoding::user_turn(std::string_view text,
-                                                         bool thinking) const {
-  std::vector<std::int32_t> ids{tokens_.user};
-  append(ids, text);
-  ids.push_back(tokens_.assistant);
-  ids.push_back(thinking ? tokens_.think : tokens_.end_think);
-  return ids;
-}
-
-inline std::vector<std::int32_t> ChatEncoding::assistant_turn(
-    std::span<const std::int32_t> content) const {
-  std::vector<std::int32_t> ids{tokens_.end_think};
-  ids.insert(ids.end(), content.begin(), content.end());
-  ids.push_back(tokens_.end);
-  return ids;
 }
 
 }  // namespace ds4::inline v0_1

@@ -45,6 +45,13 @@ struct ChatMessage {
   ChatTask task = ChatTask::none;    ///< what is to follow
   bool open = false;                 ///< an assistant's turn that is to go on
   ChatTools tools = {};              ///< of a developer
+  ///@{
+  /// Of an assistant, if known: the ids of its reasoning, and of its content and calls, as they
+  /// were generated. They stand in the prompt in place of what these texts would be encoded as, so
+  /// that it goes on from what the model has seen.
+  std::vector<std::int32_t> reasoning_ids = {};
+  std::vector<std::int32_t> answer_ids = {};
+  ///@}
 };
 
 /// How hard the assistant thinks. Source: model.md 12.2.
@@ -60,6 +67,10 @@ struct ChatOptions {
   EffortProfile profile = EffortProfile::release;  ///< of the checkpoint
   ChatTools tools = {};                            ///< for the whole chat
   bool call_required = false;  ///< the turn begins with a call; not where it thinks
+  /// Each answer is opened, also one that nobody has asked for, and the next one at the end of all;
+  /// an open one that only thinks goes on thinking. The release does so behind a user alone; a
+  /// server has to. Source: DeepSeek's own encoder.
+  bool opens_answers = false;
 };
 
 }  // namespace ds4::inline v0_1

@@ -46,10 +46,13 @@ class TurnReader {
     std::vector<CallText> calls = {};  ///< behind the content
   };
 
-  /// A turn behind ChatEncoding::encode() or user_turn().
+  /// A turn behind ChatEncoding::encode().
   TurnReader(const ChatEncoding& encoding, const TurnOptions& options)
-      : tokens_(encoding.tokens()),
-        decoder_(encoding.tokenizer()),
+      : TurnReader(encoding.tokenizer(), encoding.tokens(), options) {}
+  /// One of a model that has not all tokens of the encoding: those that it lacks are -1.
+  TurnReader(const Tokenizer& tokenizer, const ChatTokens& tokens, const TurnOptions& options)
+      : tokens_(tokens),
+        decoder_(tokenizer),
         options_(options),
         place_(options.in_calls   ? Place::block
                : options.thinking ? Place::reasoning
@@ -66,12 +69,18 @@ class TurnReader {
 
   /// Whether what comes next is reasoning.
   bool in_reasoning() const { return place_ == Place::reasoning; }
+  /// Whether what comes next is content, or the beginning of calls.
+  bool in_content() const { return place_ == Place::content; }
   bool ended() const { return ended_; }  ///< the end token has come, or a stop text
   /// What was read so far. Arguments are JSON unless the turn was cut off, or a value that is no
   /// string is none.
   const ChatMessage& message() const { return message_; }
-  /// The ids behind its reasoning, without the end.
-  const std::vector<std::int32_t>& content() const { return content_; }
+  ///@{
+  /// The ids of its reasoning, and those behind, without the end: ChatMessage::reasoning_ids and
+  /// answer_ids. Of a turn that called a tool while it was thinking there are none behind.
+  const std::vector<std::int32_t>& reasoning_ids() const { return reasoning_ids_; }
+  const std::vector<std::int32_t>& answer_ids() const { return answer_ids_; }
+  ///@}
   /// Why it is over, if it was not cut off.
   TurnEnd end() const { return message_.calls.empty() ? TurnEnd::stop : TurnEnd::tool_calls; }
 
@@ -104,7 +113,9 @@ class TurnReader {
   Place place_;
   bool ended_ = false;
   ChatMessage message_{ChatRole::assistant, {}};
-  std::vector<std::int32_t> content_;
+  std::vector<std::int32_t> reasoning_ids_;
+  std::vector<std::int32_t> answer_ids_;
+  bool called_in_reasoning_ = false;
   std::string pending_;   // text that is not read
   std::size_t read_ = 0;  // of it
   std::string held_;      // content that may be the beginning of a stop text
@@ -122,16 +133,22 @@ inline TurnReader::Text TurnReader::push(std::int32_t id) {
     return text;
   }
   const bool thought = place_ == Place::reasoning;
-  if (id == tokens_.end_think && (thought || place_ == Place::content)) {
+  if (id == tokens_.end_think && id >= 0 && (thought || place_ == Place::content)) {
     Text text = take(decoder_.finish(), thought);
     if (place_ == Place::reasoning) place_ = Place::content;
-    if (!thought) content_.push_back(id);
+    if (!thought) answer_ids_.push_back(id);
     return text;
   }
-  if (!thought) content_.push_back(id);
+  if (thought) {
+    reasoning_ids_.push_back(id);
+  } else if (!called_in_reasoning_) {
+    answer_ids_.push_back(id);
+  }
   if (id == tokens_.dsml && id >= 0) {
     const char mark[] = {kMark};
-    return take(decoder_.finish() + std::string(mark, 1), false);
+    Text text = take(decoder_.finish() + std::string(mark, 1), false);
+    called_in_reasoning_ = called_in_reasoning_ || (thought && place_ == Place::block);
+    return text;
   }
   return take(decoder_.push(id), false);
 }
