@@ -24,6 +24,7 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/storages.hpp>
+#include <ds4/runtime/compiled_model.hpp>
 
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
@@ -136,8 +137,8 @@ std::string with_unit(std::size_t count) {
 
 /// Whether this program runs the checkpoint: found out by loading it.
 std::string verdict(const ConfigValues& config, const std::filesystem::path& dir) {
-  const std::string backend = backend_names().front();
-  const NearestModel nearest = nearest_model(config, backend);
+  const std::string backend = backends_of(compiled_models()).front();
+  const NearestModel nearest = nearest_model(compiled_models(), config, backend);
   if (!nearest.differences.empty()) {
     return "no; the nearest model, " + nearest.model->config.name + ", differs in " +
            differences_in_words(nearest) + "\nto add it: " + command_that_adds(dir / "config.json");

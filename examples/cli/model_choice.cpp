@@ -6,36 +6,27 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include <ds4/config/config_json.hpp>
-#include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/messages.hpp>
+#include <ds4/runtime/any_model.hpp>
+#include <ds4/runtime/compiled_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/options.hpp"
+#include "cli/progress.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> backend_names() {
-  std::vector<std::string> names;
-  for (const CompiledModel& model : compiled_models()) {
-    if (std::ranges::find(names, model.backend) == names.end()) names.emplace_back(model.backend);
-  }
-  return names;
-}
-
 void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
-  const std::vector<std::string> backends = backend_names();
+  const std::vector<std::string> backends = backends_of(compiled_models());
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
   choice.backend = backends.front();
@@ -89,41 +80,6 @@ fs::path model_dir(const ModelChoice& choice) {
                              detail::printable_path(places.front()) + " does not exist");
 }
 
-NearestModel nearest_model(const ConfigValues& config, std::string_view backend) {
-  NearestModel nearest{nullptr, {}};
-  bool drafts = false;  // the nearest has the configuration's drafter
-  for (const CompiledModel& model : compiled_models()) {
-    if (model.backend != backend) continue;
-    auto differences = compare(config, model.config);
-    const bool own_drafts = config.has_dspark ? model.config.has_dspark
-                                              : model.config.num_nextn_predict_layers >=
-                                                    config.num_nextn_predict_layers;
-    const bool is_nearer = differences.size() != nearest.differences.size()
-                               ? differences.size() < nearest.differences.size()
-                               : own_drafts && !drafts;
-    if (nearest.model == nullptr || is_nearer) {
-      nearest = {&model, std::move(differences)};
-      drafts = own_drafts;
-    }
-  }
-  if (nearest.model == nullptr) {
-    throw Error("--backend", "found " + std::string(backend) + ", which is not compiled in");
-  }
-  return nearest;
-}
-
-std::string differences_in_words(const NearestModel& nearest) {
-  constexpr std::size_t kShown = 4;
-  const auto& all = nearest.differences;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(all.size(), kShown); ++i) {
-    text += (i == 0 ? "" : "; ") + all[i].field + ": found " + all[i].found + ", expected " +
-            all[i].expected;
-  }
-  if (all.size() > kShown) text += "; and " + std::to_string(all.size() - kShown) + " more";
-  return text;
-}
-
 std::string command_that_adds(const fs::path& config_file) {
   const fs::path path = fs::absolute(config_file).lexically_normal();
   return "cmake -B build -DDS4_MODEL_CONFIGS=\"" + detail::printable_path(path) + "\"";
@@ -142,14 +98,17 @@ const CompiledModel& expect_compiled_in(const NearestModel& nearest, const fs::p
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
   const fs::path dir = model_dir(choice);
   const fs::path config_file = dir / "config.json";
-  const CompiledModel& model =
-      expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
+  const CompiledModel& model = expect_compiled_in(
+      nearest_model(compiled_models(), read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  auto loaded = model.load(dir, {.threads = choice.threads,
-                                 .pin = choice.pin,
-                                 .exact = choice.exact,
-                                 .memory_budget = budget});
+  const auto bar = std::make_shared<ProgressBar>();
+  auto loaded = model.load(
+      dir, {.threads = choice.threads,
+            .pin = choice.pin,
+            .exact = choice.exact,
+            .memory_budget = budget,
+            .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); }});
   warn(loaded->checkpoint().warnings());
   return loaded;
 }
