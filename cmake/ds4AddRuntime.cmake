@@ -7,7 +7,13 @@
 #     target <target> is or links, or one that <ds4/config/config.hpp> defines. A source for each.
 #   ds4_add_compiled_models(<target> <models>...)
 #     gives <target> the definition of ds4::compiled_models(): all that was added to the targets <models>,
-#     in this order, which are linked.
+#     in this order, which are linked; and that of ds4::plugin_host(), with the kernels that <target> has.
+#   ds4_named_configs(<prefix>)
+#     the files of DS4_MODEL_CONFIGS, <prefix>_FILES, and for each a name of its own after its folder,
+#     <prefix>_NAMES.
+#   ds4_plugin_includes(<variable>)
+#     the folders, with ':' between them, where a plugin finds what ds4's headers include; see
+#     PluginCompiler::flags.
 
 include_guard(GLOBAL)
 include("${CMAKE_CURRENT_LIST_DIR}/ds4Backends.cmake")
@@ -57,4 +63,44 @@ function(ds4_add_compiled_models target)
   configure_file("${CMAKE_CURRENT_FUNCTION_LIST_DIR}/runtime/compiled_models.cpp.in" "${source}" @ONLY)
   target_sources(${target} PRIVATE "${source}")
   target_link_libraries(${target} PRIVATE ${ARGN})
+endfunction()
+
+function(ds4_plugin_includes out)
+  set(folders "")
+  foreach(dependency IN ITEMS Eigen3::Eigen nlohmann_json::nlohmann_json PCRE2::8BIT Xsimd::Xsimd)
+    if(TARGET ${dependency})
+      get_target_property(own ${dependency} INTERFACE_INCLUDE_DIRECTORIES)
+      if(own)
+        list(APPEND folders ${own})
+      endif()
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES folders)
+  list(REMOVE_ITEM folders /usr/include)  # the compiler's own
+  list(JOIN folders ":" folders)
+  set(${out} "${folders}" PARENT_SCOPE)
+endfunction()
+
+function(ds4_named_configs prefix)
+  set(names austen)
+  set(files "")
+  foreach(config IN LISTS DS4_MODEL_CONFIGS)
+    cmake_path(ABSOLUTE_PATH config BASE_DIRECTORY "${CMAKE_SOURCE_DIR}" NORMALIZE)
+    if(IS_DIRECTORY "${config}")
+      cmake_path(APPEND config config.json)
+    endif()
+    cmake_path(GET config PARENT_PATH folder)
+    cmake_path(GET folder FILENAME name)
+    string(MAKE_C_IDENTIFIER "${name}" name)
+    if(name IN_LIST names)
+      string(SHA1 hash "${folder}")
+      string(SUBSTRING ${hash} 0 8 hash)
+      string(APPEND name _${hash})
+    endif()
+    list(APPEND names ${name})
+    list(APPEND files "${config}")
+  endforeach()
+  list(POP_FRONT names)
+  set(${prefix}_NAMES "${names}" PARENT_SCOPE)
+  set(${prefix}_FILES "${files}" PARENT_SCOPE)
 endfunction()

@@ -7,8 +7,11 @@
 #include <optional>
 #include <string>
 
+#include <ds4/config/config_values.hpp>
 #include <ds4/runtime/any_model.hpp>
 #include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/find_model.hpp>
+#include <ds4/runtime/plugin.hpp>
 
 #include "cli/verb.hpp"
 
@@ -34,12 +37,19 @@ std::filesystem::path model_dir(const ModelChoice& choice);
 /// do about it) or cannot be loaded.
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice);
 
-/// The model, if it has the configuration that config_file states. Throws ds4::Error otherwise,
-/// which says what to do about it.
-const CompiledModel& expect_compiled_in(const NearestModel& nearest,
-                                        const std::filesystem::path& config_file);
+/// The compiled model that runs the configuration of config_file, which may be a plugin. On a
+/// terminal, one that is missing is offered to be compiled. Throws ds4::Error otherwise, which says
+/// what to do about it.
+CompiledModel find_compiled(const ConfigValues& config, const std::filesystem::path& config_file,
+                            const std::string& backend, bool trainable = false);
 
-/// The command that adds the configuration to the program.
-std::string command_that_adds(const std::filesystem::path& config_file);
+/// What this program compiles plugins with, and where it looks for them.
+PluginCompiler plugin_compiler();
+PluginPlace plugin_place();
+
+/// Compiles a configuration for a backend, unless it is there, with a line of progress. Throws
+/// ds4::Error as add_plugin() does, and Quit if it is interrupted.
+PluginFile add_configuration(const ConfigValues& config, const std::filesystem::path& config_file,
+                             const std::string& backend, bool trainable);
 
 }  // namespace ds4::cli

@@ -39,7 +39,7 @@ struct BackendTraits;
 template <ModelConfig C, Backend B>
 class ModelOf final : public AnyModel {
  public:
-  explicit ModelOf(Model<C, B> model) : model_(std::move(model)) {}
+  explicit ModelOf(Model<C, B> model) : model_(std::move(model)) {}  ///< Takes it over.
 
   const ConfigValues& config() const override { return model_.config(); }
   const Checkpoint& checkpoint() const override { return model_.checkpoint(); }

@@ -18,6 +18,7 @@ namespace ds4::inline v0_1 {
 template <class Model>
 class TrainableOf final : public AnyTrainable {
  public:
+  /// Takes it over.
   TrainableOf(Model model, bool is_loaded) : model_(std::move(model)), is_loaded_(is_loaded) {}
 
   TrainedWeights<float>& weights() override { return model_.weights(); }
