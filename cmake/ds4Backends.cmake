@@ -2,8 +2,8 @@
 # program read this list. NAME has the header <ds4/kernels/NAME.hpp> and the target ds4::NAME.
 set(ds4_backends reference simd kokkos)
 
-# Those that are built only where the option DS4_NAME is on. Their headers, kernels/NAME.hpp and
-# kernels/NAME/*.hpp, do not compile without what they need, and are checked with their target.
+# Those that are built only where the option DS4_NAME is on. Their headers, kernels/NAME.hpp,
+# kernels/NAME/*.hpp and runtime/NAME.hpp, do not compile without what they need, and are checked with their target.
 set(ds4_optional_backends kokkos)
 
 # Their types.

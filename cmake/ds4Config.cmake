@@ -1,5 +1,6 @@
 # find_package(ds4 [COMPONENTS reference simd kokkos]): the target ds4::NAME of each component, and
-# ds4_add_model(), ds4_add_model_config() and ds4_add_simd_kernels(). Only what the components need is
+# ds4_add_model(), ds4_add_model_config(), ds4_add_runtime_model(), ds4_add_compiled_models() and
+# ds4_add_simd_kernels(). Only what the components need is
 # looked for. Without COMPONENTS: reference, and simd where xsimd is.
 include("${CMAKE_CURRENT_LIST_DIR}/ds4Backends.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/ds4Needs.cmake")
@@ -47,6 +48,7 @@ else()
   endforeach()
   include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
   include("${CMAKE_CURRENT_LIST_DIR}/ds4AddModel.cmake")
+  include("${CMAKE_CURRENT_LIST_DIR}/ds4AddRuntime.cmake")
   include("${CMAKE_CURRENT_LIST_DIR}/ds4AddSimdKernels.cmake")
 endif()
 unset(ds4_component)

@@ -21,12 +21,12 @@ foreach(backend IN LISTS ds4_backends)
   set_target_properties(ds4_${backend} PROPERTIES EXPORT_NAME ${backend})
 endforeach()
 install(FILES ${PROJECT_BINARY_DIR}/ds4ConfigVersion.cmake cmake/ds4Config.cmake
-              cmake/ds4AddDefinitions.cmake cmake/definitions.cpp cmake/ds4AddModel.cmake
+              cmake/ds4AddDefinitions.cmake cmake/definitions.cpp cmake/ds4AddModel.cmake cmake/ds4AddRuntime.cmake
               cmake/model_header.cpp cmake/ds4AddSimdKernels.cmake cmake/ds4Backends.cmake
               cmake/ds4Needs.cmake
               cmake/FindPCRE2.cmake cmake/FindXsimd.cmake
         DESTINATION ${package_dir} COMPONENT development)
-install(DIRECTORY cmake/simd DESTINATION ${package_dir} COMPONENT development)
+install(DIRECTORY cmake/runtime cmake/simd DESTINATION ${package_dir} COMPONENT development)
 
 set(pc_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 cmake_path(ABSOLUTE_PATH pc_dir BASE_DIRECTORY "${CMAKE_INSTALL_PREFIX}" OUTPUT_VARIABLE from)
@@ -73,5 +73,6 @@ if(PROJECT_IS_TOP_LEVEL)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_NAME ds4)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION science)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SHLIBDEPS ON)
+  set(CPACK_DEBIAN_PROGRAM_PACKAGE_RECOMMENDS "g++, libds4-dev")  # for ds4 add
   include(CPack)
 endif()

@@ -16,8 +16,8 @@
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/new_file.hpp>
 #include <ds4/inspect/attention_probe.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/layer_look.hpp"
 #include "cli/model_choice.hpp"

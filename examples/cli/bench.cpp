@@ -23,9 +23,9 @@
 #include <ds4/layers/observer.hpp>
 #include <ds4/plan/plan.hpp>
 #include <ds4/plan/weight_cost.hpp>
+#include <ds4/runtime/any_model.hpp>
 #include <ds4/text/tokenizer.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/bench_peer.hpp"
 #include "cli/drafting.hpp"
 #include "cli/io.hpp"

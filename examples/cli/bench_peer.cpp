@@ -15,8 +15,8 @@
 #include <ds4/core/messages.hpp>
 #include <ds4/core/new_file.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/json.hpp"
 #include "cli/memory_use.hpp"

@@ -16,6 +16,7 @@
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/stop.hpp>
+#include <ds4/runtime/any_model.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/chat_json.hpp>
 #include <ds4/text/chat_message.hpp>
@@ -24,7 +25,6 @@
 #include <ds4/text/tokenizer.hpp>
 #include <ds4/text/turn_reader.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"

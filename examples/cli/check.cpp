@@ -21,8 +21,8 @@
 #include <ds4/core/messages.hpp>
 #include <ds4/inspect/check.hpp>
 #include <ds4/layers/observer.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/chunks.hpp"
 #include "cli/io.hpp"
 #include "cli/json.hpp"

@@ -16,8 +16,8 @@
 #include <ds4/core/messages.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/verb.hpp"
 

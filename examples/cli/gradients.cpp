@@ -12,13 +12,14 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
+#include <ds4/runtime/any_trainable.hpp>
 #include <ds4/train/trainable_model.hpp>
 
-#include "cli/any_trainable.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
+#include "cli/trainable_choice.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {

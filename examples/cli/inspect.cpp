@@ -24,6 +24,8 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/storages.hpp>
+#include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/find_model.hpp>
 
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
@@ -136,18 +138,20 @@ std::string with_unit(std::size_t count) {
 
 /// Whether this program runs the checkpoint: found out by loading it.
 std::string verdict(const ConfigValues& config, const std::filesystem::path& dir) {
-  const std::string backend = backend_names().front();
-  const NearestModel nearest = nearest_model(config, backend);
-  if (!nearest.differences.empty()) {
+  const std::string backend = backends_of(compiled_models()).front();
+  const auto found = look_for_model(config, backend, plugin_place());
+  if (!found) {
+    const NearestModel nearest = nearest_model(compiled_models(), config, backend);
     return "no; the nearest model, " + nearest.model->config.name + ", differs in " +
-           differences_in_words(nearest) + "\nto add it: " + command_that_adds(dir / "config.json");
+           differences_in_words(nearest) +
+           "\nto add it: " + command_that_adds(dir / "config.json", backend);
   }
   try {
-    nearest.model->load(dir, {});
+    found->load(dir, {});
   } catch (const Error& error) {
     return std::string("no; ") + error.what();
   }
-  return "yes, as " + nearest.model->config.name;
+  return "yes, as " + found->config.name;
 }
 
 void inspect(const std::filesystem::path& dir) {

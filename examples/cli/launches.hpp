@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/any_model.hpp"
+#include <ds4/runtime/any_model.hpp>
+
 #include "cli/json.hpp"
 
 namespace ds4::cli {

@@ -14,8 +14,8 @@
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/layers/observer.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/chunks.hpp"
 #include "cli/drafting.hpp"
 #include "cli/finite.hpp"

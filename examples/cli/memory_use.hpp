@@ -6,8 +6,8 @@
 
 #include <ds4/config/defaults.hpp>
 #include <ds4/plan/memory_plan.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/model_choice.hpp"
 
 namespace ds4::cli {

@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <ranges>
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 #include <ds4/config/config_json.hpp>
@@ -16,26 +16,23 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/core/messages.hpp>
+#include <ds4/layers/stop.hpp>
+#include <ds4/runtime/any_model.hpp>
+#include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/find_model.hpp>
+#include <ds4/runtime/plugin.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/options.hpp"
+#include "cli/progress.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> backend_names() {
-  std::vector<std::string> names;
-  for (const CompiledModel& model : compiled_models()) {
-    if (std::ranges::find(names, model.backend) == names.end()) names.emplace_back(model.backend);
-  }
-  return names;
-}
-
 void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
-  const std::vector<std::string> backends = backend_names();
+  const std::vector<std::string> backends = backends_of(compiled_models());
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
   choice.backend = backends.front();
@@ -89,67 +86,102 @@ fs::path model_dir(const ModelChoice& choice) {
                              detail::printable_path(places.front()) + " does not exist");
 }
 
-NearestModel nearest_model(const ConfigValues& config, std::string_view backend) {
-  NearestModel nearest{nullptr, {}};
-  bool drafts = false;  // the nearest has the configuration's drafter
-  for (const CompiledModel& model : compiled_models()) {
-    if (model.backend != backend) continue;
-    auto differences = compare(config, model.config);
-    const bool own_drafts = config.has_dspark ? model.config.has_dspark
-                                              : model.config.num_nextn_predict_layers >=
-                                                    config.num_nextn_predict_layers;
-    const bool is_nearer = differences.size() != nearest.differences.size()
-                               ? differences.size() < nearest.differences.size()
-                               : own_drafts && !drafts;
-    if (nearest.model == nullptr || is_nearer) {
-      nearest = {&model, std::move(differences)};
-      drafts = own_drafts;
+PluginCompiler plugin_compiler() {
+  PluginCompiler compiler;
+  std::vector<fs::path> places{DS4_INCLUDE_DIR};
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (!error) {
+    places.insert(places.begin(),
+                  (program.parent_path() / DS4_INSTALLED_INCLUDE_DIR).lexically_normal());
+  }
+  for (const fs::path& place : places) {
+    if (!compiler.headers.empty() || !fs::exists(place / "ds4/model.hpp", error)) continue;
+    compiler.headers = place;
+  }
+  for (const auto part : std::views::split(std::string_view(DS4_PLUGIN_INCLUDES), ':')) {
+    compiler.flags.push_back("-I" + std::string(part.begin(), part.end()));
+  }
+  return compiler;
+}
+
+PluginFile add_configuration(const ConfigValues& config, const fs::path& config_file,
+                             const std::string& backend, bool trainable) {
+  const PluginCompiler compiler = plugin_compiler();
+  if (compiler.headers.empty()) {
+    throw Error("add",
+                "expected the headers of ds4 to compile with, found none: install them "
+                "(Debian's libds4-dev, or cmake --install)");
+  }
+  PluginKey key{config, backend, trainable};
+  key.config.name = plugin_name(config_file);
+  catch_interrupts();
+  const bool show = error_is_terminal();
+  int shown = -1;
+  const auto progress = [&](double seconds) {
+    if (show && static_cast<int>(seconds) != shown) {
+      shown = static_cast<int>(seconds);
+      print_error("\rcompiling " + key.config.name + " for " + backend + ": " +
+                  std::to_string(shown) + " s, of about 40");
     }
+    return !interrupted();
+  };
+  struct Line {  // also if it fails
+    bool show;
+    ~Line() {
+      if (show) print_error("\r\x1b[K");
+    }
+  } const line{show};
+  try {
+    return add_plugin(plugin_folder(true), key, compiler, progress);
+  } catch (const Stopped&) {
+    throw Quit{};
   }
-  if (nearest.model == nullptr) {
-    throw Error("--backend", "found " + std::string(backend) + ", which is not compiled in");
-  }
-  return nearest;
 }
 
-std::string differences_in_words(const NearestModel& nearest) {
-  constexpr std::size_t kShown = 4;
-  const auto& all = nearest.differences;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(all.size(), kShown); ++i) {
-    text += (i == 0 ? "" : "; ") + all[i].field + ": found " + all[i].found + ", expected " +
-            all[i].expected;
-  }
-  if (all.size() > kShown) text += "; and " + std::to_string(all.size() - kShown) + " more";
-  return text;
+PluginPlace plugin_place() {
+  PluginPlace place{.headers = plugin_compiler().headers};
+  place.host.guards_faults = true;
+  return place;
 }
 
-std::string command_that_adds(const fs::path& config_file) {
-  const fs::path path = fs::absolute(config_file).lexically_normal();
-  return "cmake -B build -DDS4_MODEL_CONFIGS=\"" + detail::printable_path(path) + "\"";
+namespace {
+
+/// Asks on the terminal; true for yes.
+bool offers(const fs::path& config_file, const std::string& backend) {
+  if (!input_is_terminal() || !error_is_terminal()) return false;
+  print_error("no compiled-in model has the configuration of " +
+              ds4::detail::printable_path(config_file) + "; compile it for " + backend +
+              " now, once, in about 40 s? [y/n] ");
+  std::string line;
+  return read_line(line) == Input::line && (line == "y" || line == "yes");
 }
 
-const CompiledModel& expect_compiled_in(const NearestModel& nearest, const fs::path& config_file) {
-  if (!nearest.differences.empty()) {
-    throw Error(detail::printable_path(config_file),
-                "no compiled-in model has this configuration; the nearest, " +
-                    nearest.model->config.name + ", differs in " + differences_in_words(nearest) +
-                    "; to add it: " + command_that_adds(config_file));
+}  // namespace
+
+CompiledModel find_compiled(const ConfigValues& config, const fs::path& config_file,
+                            const std::string& backend, bool trainable) {
+  const PluginPlace place = plugin_place();
+  if (auto found = look_for_model(config, backend, place, trainable)) return *found;
+  if (!place.headers.empty() && backend != "kokkos" && offers(config_file, backend)) {
+    return load_plugin(add_configuration(config, config_file, backend, trainable), place.host);
   }
-  return *nearest.model;
+  return find_model(config, backend, config_file, place, trainable);
 }
 
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
   const fs::path dir = model_dir(choice);
   const fs::path config_file = dir / "config.json";
-  const CompiledModel& model =
-      expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
+  const CompiledModel model = find_compiled(read_config(config_file), config_file, choice.backend);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  auto loaded = model.load(dir, {.threads = choice.threads,
-                                 .pin = choice.pin,
-                                 .exact = choice.exact,
-                                 .memory_budget = budget});
+  const auto bar = std::make_shared<ProgressBar>();
+  auto loaded = model.load(
+      dir, {.threads = choice.threads,
+            .pin = choice.pin,
+            .exact = choice.exact,
+            .memory_budget = budget,
+            .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); }});
   warn(loaded->checkpoint().warnings());
   return loaded;
 }

@@ -6,12 +6,13 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include <ds4/config/config_values.hpp>
+#include <ds4/runtime/any_model.hpp>
+#include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/find_model.hpp>
+#include <ds4/runtime/plugin.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {
@@ -36,24 +37,19 @@ std::filesystem::path model_dir(const ModelChoice& choice);
 /// do about it) or cannot be loaded.
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice);
 
-/// The compiled-in model nearest to a configuration, and in what that differs from it. Throws
-/// ds4::Error for a backend that none is compiled in on.
-struct NearestModel {
-  const CompiledModel* model;
-  std::vector<FieldDifference> differences;  ///< none: this model runs it
-};
-NearestModel nearest_model(const ConfigValues& config, std::string_view backend);
+/// The compiled model that runs the configuration of config_file, which may be a plugin. On a
+/// terminal, one that is missing is offered to be compiled. Throws ds4::Error otherwise, which says
+/// what to do about it.
+CompiledModel find_compiled(const ConfigValues& config, const std::filesystem::path& config_file,
+                            const std::string& backend, bool trainable = false);
 
-/// The model, if it has the configuration that config_file states. Throws ds4::Error otherwise,
-/// which says what to do about it.
-const CompiledModel& expect_compiled_in(const NearestModel& nearest,
-                                        const std::filesystem::path& config_file);
+/// What this program compiles plugins with, and where it looks for them.
+PluginCompiler plugin_compiler();
+PluginPlace plugin_place();
 
-/// The first differences in words, and the command that adds the configuration to the program.
-std::string differences_in_words(const NearestModel& nearest);
-std::string command_that_adds(const std::filesystem::path& config_file);
-
-/// The backends of compiled_models(); the first one is the default.
-std::vector<std::string> backend_names();
+/// Compiles a configuration for a backend, unless it is there, with a line of progress. Throws
+/// ds4::Error as add_plugin() does, and Quit if it is interrupted.
+PluginFile add_configuration(const ConfigValues& config, const std::filesystem::path& config_file,
+                             const std::string& backend, bool trainable);
 
 }  // namespace ds4::cli

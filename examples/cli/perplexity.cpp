@@ -13,9 +13,9 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/mapped_file.hpp>
 #include <ds4/decode/sampler.hpp>
+#include <ds4/runtime/any_model.hpp>
 #include <ds4/text/tokenizer.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/drafting.hpp"
 #include "cli/finite.hpp"
 #include "cli/io.hpp"

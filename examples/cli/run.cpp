@@ -14,9 +14,9 @@
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/stop.hpp>
+#include <ds4/runtime/any_model.hpp>
 #include <ds4/text/tokenizer.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/drafting.hpp"
 #include "cli/io.hpp"
 #include "cli/memory_use.hpp"

@@ -16,13 +16,13 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 #include <ds4/inspect/live_look.hpp>
+#include <ds4/runtime/any_model.hpp>
 #include <ds4/serve/api_service.hpp>
 #include <ds4/serve/scheduler.hpp>
 #include <ds4/serve/served_model.hpp>
 #include <ds4/text/effort_profile.hpp>
 #include <ds4/text/tokenizer.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/drafting.hpp"
 #include "cli/http_server.hpp"
 #include "cli/io.hpp"

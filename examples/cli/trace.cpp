@@ -11,8 +11,8 @@
 #include <ds4/core/new_file.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/inspect/trace.hpp>
+#include <ds4/runtime/any_model.hpp>
 
-#include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"

@@ -22,17 +22,18 @@
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 #include <ds4/core/new_file.hpp>
+#include <ds4/runtime/any_trainable.hpp>
 #include <ds4/text/tokenizer.hpp>
 #include <ds4/train/initialise.hpp>
 #include <ds4/train/trainer.hpp>
 #include <ds4/train/training_files.hpp>
 
-#include "cli/any_trainable.hpp"
 #include "cli/io.hpp"
 #include "cli/loss_curve.hpp"
 #include "cli/named_config.hpp"
 #include "cli/options.hpp"
 #include "cli/token_lists.hpp"
+#include "cli/trainable_choice.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {

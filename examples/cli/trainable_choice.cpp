@@ -1,3 +1,5 @@
+#include "cli/trainable_choice.hpp"
+
 #include <cstddef>
 #include <filesystem>
 #include <memory>
@@ -7,9 +9,9 @@
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
+#include <ds4/runtime/any_trainable.hpp>
+#include <ds4/runtime/compiled_model.hpp>
 
-#include "cli/any_model.hpp"
-#include "cli/any_trainable.hpp"
 #include "cli/io.hpp"
 #include "cli/model_choice.hpp"
 #include "cli/options.hpp"
@@ -21,13 +23,7 @@ std::unique_ptr<AnyTrainable> make_trainable(const ConfigValues& config,
                                              const std::filesystem::path& config_file,
                                              const std::string& backend,
                                              const TrainableSource& source) {
-  const CompiledModel& model = expect_compiled_in(nearest_model(config, backend), config_file);
-  if (model.make_trainable == nullptr) {
-    throw Error(detail::printable_path(config_file),
-                "found " + model.config.name + " on backend " + backend +
-                    ", expected a configuration that is compiled in for training: the default "
-                    "model's, or one of DS4_MODEL_CONFIGS, on simd or reference");
-  }
+  const CompiledModel model = find_compiled(config, config_file, backend, true);
   auto made = model.make_trainable(source);
   if (made == nullptr) {
     throw Error(detail::printable_path(config_file),

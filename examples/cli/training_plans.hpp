@@ -21,7 +21,7 @@ struct PlannableTraining {
   TrainingPlan (*plan)(const TrainingPlanOptions& options);  ///< ds4::plan_training
 };
 
-/// All of them. Generated from training_plans.cpp.in.
+/// All of them. Generated from program.cpp.in.
 const std::vector<PlannableTraining>& plannable_trainings();
 
 }  // namespace ds4::cli

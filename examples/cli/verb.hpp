@@ -70,7 +70,7 @@ class VerbRegistration {
                    void (*add_options)(Verb& verb));
 };
 
-/// What --help and messages call the program. Generated from models.cpp.in.
+/// What --help and messages call the program. Generated from program.cpp.in.
 std::string_view program_name();
 
 /// Runs the verb of the command line; the exit code, if it throws nothing.

@@ -511,7 +511,7 @@ TEST_CASE("program: inspect") {
   CHECK(contains(quant.out, "parameters: 4557817 "));
   CHECK(contains(quant.out, "prediction: 1072197 "));
   CHECK(contains(quant.out, "this program runs it: no; the nearest model, "));
-  CHECK(contains(quant.out, "\nto add it: cmake -B build -DDS4_MODEL_CONFIGS=\"" +
+  CHECK(contains(quant.out, "\nto add it: ds4 add \"" +
                                 ds4::test::data("/quant/config.json") + "\"\n"));
   check_fails(ds4_program({"inspect", "/no/such/folder"}), 1,
               "/no/such/folder/config.json: cannot open: ");
@@ -609,7 +609,7 @@ TEST_CASE("program: a model that is not compiled in") {
   CHECK(contains(result.err,
                  "; the nearest, pro, differs in vocab_size: found 256, expected 129280; "));
   CHECK(
-      contains(result.err, "cmake -B build -DDS4_MODEL_CONFIGS=\"" + folder + "/config.json\"\n"));
+      contains(result.err, "; to add it: ds4 add \"" + folder + "/config.json\"\n"));
 }
 
 TEST_CASE("program: bad usage") {

@@ -6,27 +6,28 @@
 #include <span>
 #include <vector>
 
-#include <cli/backend_kokkos.hpp>
 #include <cli/launches.hpp>
 #include <doctest/doctest.h>
 #include <kokkos/models.hpp>
 
+#include <ds4/runtime/any_model.hpp>
+#include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/kokkos.hpp>
 #include <support/compare.hpp>
 #include <support/golden.hpp>
 
 TEST_CASE_TEMPLATE("kokkos: the program's model gives golden logits and counts its launches", B,
                    DS4_HOST_BACKENDS) {
-  const ds4::cli::CompiledModel compiled =
-      ds4::cli::compiled_model<ds4::models::tiny_flash, B>(nullptr);
+  const ds4::CompiledModel compiled = ds4::compiled_model<ds4::models::tiny_flash, B>();
   CHECK(compiled.backend == "kokkos");
   const auto dir = ds4::test::data_dir("tiny-flash");
-  const std::unique_ptr<ds4::cli::AnyModel> model = compiled.load(dir, {.threads = 1});
+  const std::unique_ptr<ds4::AnyModel> model = compiled.load(dir, {.threads = 1});
   const ds4::test::Golden golden(dir / "golden.safetensors");
   const auto ids = golden.indices("input_ids");
 
-  ds4::cli::AnyState state = model->new_state();
-  const ds4::cli::AnyModel::Sequence sequence{&state, ids};
-  const ds4::cli::Logits logits = model->forward({&sequence, 1});
+  ds4::AnyState state = model->new_state();
+  const ds4::AnyModel::Sequence sequence{&state, ids};
+  const ds4::Logits logits = model->forward({&sequence, 1});
   ds4::test::check_close("logits", logits.values, golden.values("logits"),
                          1e-4 * ds4::test::standard_deviation(golden.values("logits")));
 

@@ -240,6 +240,21 @@ function(case_program)
   run_expecting("^, that it is$" "${project}/bin/ds4" run
                 --prompt "It is a truth universally acknowledged" --max-tokens 4
                 --temperature 0)
+  # A configuration that it has never seen, compiled once. The headers are those of the sources.
+  set(ENV{XDG_CACHE_HOME} "${project}/cache")
+  foreach(file IN ITEMS config.json model.safetensors)
+    file(COPY "${SOURCE_DIR}/tests/data/tiny-flash/${file}" DESTINATION "${project}/unseen")
+  endforeach()
+  file(WRITE "${project}/ids.json" "[[0, 5, 7]]")
+  set(logits "${project}/bin/ds4" logits --model "${project}/unseen" --tokens "${project}/ids.json"
+             --out "${project}/logits.safetensors")
+  run_failing("no compiled-in model has this configuration; [^\n]*; to add it: ds4 add \"[^\n]*unseen/config.json\"\n" ${logits})
+  run_expecting("^unseen on simd: [^\n]*/cache/ds4/models/unseen[.]simd[.]"
+                "${project}/bin/ds4" add "${project}/unseen")
+  run(${logits})
+  run_expecting("\nunseen  simd  " "${project}/bin/ds4" models)
+  run("${project}/bin/ds4" models --remove unseen)
+  run_failing("to add it" ${logits})
   set(config "${project}/share/ds4/models/austen/config.json")
   file(WRITE "${config}" "{")
   execute_process(COMMAND "${project}/bin/ds4" run --prompt "It is" RESULT_VARIABLE result

@@ -1,4 +1,4 @@
-// Models at run time: what the verbs know of a model, and which models are compiled in.
+// A model whose configuration and backend are known at run time only.
 #pragma once
 
 #include <any>
@@ -6,10 +6,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
@@ -21,83 +19,101 @@
 #include <ds4/layers/stop.hpp>
 #include <ds4/serve/served_model.hpp>
 
-namespace ds4::cli {
+namespace ds4::inline v0_1 {
 
-class AnyTrainable;
-struct TrainableSource;
-
-/// The decoding state of one sequence of some model: a value, as ds4::State is.
+/// The decoding state of one sequence of some model: a value, as ds4::State is. It goes to the
+/// model that made it, or to one of the same configuration and backend; another one throws
+/// ds4::Error.
 using AnyState = std::any;
 
 /// A ds4::Session: tokens, and a state that has taken in the first `position` of them.
 struct AnySession {
+  ///@{
+  /// As in ds4::Session.
   std::vector<std::int32_t> ids;
   AnyState state;
+  ///@}
 };
 
-/// Rows of logits [S, V], in memory that this object keeps.
+/// Rows of logits [S, V], in memory that this object and its copies keep.
 struct Logits {
-  std::shared_ptr<const void> memory;
-  std::span<const float> values;
+  std::shared_ptr<const void> memory;  ///< what the values lie in
+  std::span<const float> values;       ///< row by row
 };
 
 /// The launches of one kernel: how many, and what all of them move and compute.
 struct Launches {
-  std::string label;
-  std::size_t count;
-  double bytes;
-  double flops;
+  std::string label;  ///< of the kernel
+  std::size_t count;  ///< launches
+  double bytes;       ///< read and written
+  double flops;       ///< operations
 };
 
-/// A ds4::Model whose configuration and backend are known at run time only.
+/// A ds4::Model whose configuration and backend are known at run time only. Everything throws as
+/// the function of ds4::Model of the same name does, and the rules for threads are that model's:
+/// one pass at a time; see docs/architecture.md, Threads.
 class AnyModel {
  public:
   /// One sequence of a batch: the tokens to take in, and the state they continue.
   struct Sequence {
+    ///@{
+    /// A state of this model's, and at least one token.
     AnyState* state;
     std::span<const std::int32_t> ids;
+    ///@}
   };
 
   virtual ~AnyModel() = default;
 
   /// The configuration as the checkpoint's config.json states it.
   virtual const ConfigValues& config() const = 0;
+  /// The checkpoint that was loaded, its files mapped.
   virtual const Checkpoint& checkpoint() const = 0;
+  /// The state of an empty sequence.
   virtual AnyState new_state(std::size_t rollback_limit = kDefaultRollbackLimit) const = 0;
 
+  ///@{
   /// As ds4::Model::drafter, ds4::State::keep_drafts, ds4::Model::mtp_logits and
   /// ds4::decode_with_drafts.
   virtual DrafterKind drafter() const = 0;
   virtual void keep_drafts(AnyState& state) const = 0;
   virtual Logits mtp_logits(AnyState& state) = 0;
+  virtual std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id,
+                                                       Sampler& sampler, DraftLength& length,
+                                                       std::size_t limit) = 0;
+  ///@}
   /// The logits [n, V] that the likeliest draft behind the state and `next` is chosen by, of
   /// `count` tokens at most; the observer, if any, sees the drafter's passes.
   virtual Logits draft_logits(AnyState& state, std::int32_t next, std::size_t count,
                               StageObserver<float>* observer = nullptr) = 0;
-  virtual std::vector<std::int32_t> decode_with_drafts(AnyState& state, std::int32_t id,
-                                                       Sampler& sampler, DraftLength& length,
-                                                       std::size_t limit) = 0;
 
+  ///@{
   /// Tokens that a state has taken in; takes back the last ones, as ds4::State::rollback does.
   virtual std::size_t position(const AnyState& state) const = 0;
   virtual void rollback(AnyState& state, std::size_t tokens) const = 0;
+  ///@}
 
+  ///@{
   /// As ds4::save_session and ds4::load_session.
   virtual void save_session(const std::filesystem::path& file, std::span<const std::int32_t> ids,
                             const AnyState& state) const = 0;
   virtual AnySession load_session(const std::filesystem::path& file) const = 0;
+  ///@}
 
+  ///@{
   /// Bytes of a state's rows, and of the scratch memory that the model keeps.
   virtual std::size_t state_bytes(const AnyState& state) const = 0;
   virtual std::size_t scratch_bytes() const = 0;
+  ///@}
 
   /// The state of a sequence of `position` tokens, at least one, with rows of random numbers: what
   /// decoding behind a long context costs can be measured without taking the context in.
   virtual AnyState random_state(std::size_t position, bool keep_drafts) = 0;
 
-  /// Takes in some tokens; the logits [V] of the last one. Throws as ds4::Model::prefill does.
+  /// Takes in some tokens; the logits [V] of the last one.
   virtual Logits prefill(AnyState& state, std::span<const std::int32_t> ids,
                          StageObserver<float>* observer = nullptr, const StopCheck& stop = {}) = 0;
+  /// Takes in one token and returns its logits [V].
   Logits decode(AnyState& state, std::int32_t id, StageObserver<float>* observer = nullptr) {
     return prefill(state, {&id, 1}, observer);
   }
@@ -114,25 +130,4 @@ class AnyModel {
                          const StopCheck& stop = {}) = 0;
 };
 
-/// What a backend is told when it is made.
-struct BackendOptions {
-  std::size_t threads = 1;
-  bool pin = false;    ///< each thread stays on one processor
-  bool exact = false;  ///< activations and state rows in float32 throughout
-  std::optional<std::size_t> memory_budget = {};  ///< bytes of weights to keep in memory
-};
-
-/// A model that is compiled into the program, on one backend.
-struct CompiledModel {
-  ConfigValues config;
-  std::string_view backend;
-  std::unique_ptr<AnyModel> (*load)(const std::filesystem::path& dir,
-                                    const BackendOptions& options);
-  /// Null: not compiled in for training.
-  std::unique_ptr<AnyTrainable> (*make_trainable)(const TrainableSource& source) = nullptr;
-};
-
-/// All of them. Generated from models.cpp.in.
-const std::vector<CompiledModel>& compiled_models();
-
-}  // namespace ds4::cli
+}  // namespace ds4::inline v0_1

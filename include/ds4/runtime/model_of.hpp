@@ -1,5 +1,5 @@
-// AnyModel for one configuration and backend. Only generated sources include this: each instance of
-// ds4::Model takes a while to compile.
+// AnyModel for one configuration and backend. Each instance takes a while to compile: a source of
+// its own for each keeps a parallel build busy.
 #pragma once
 
 #include <algorithm>
@@ -17,22 +17,23 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/dtype.hpp>
+#include <ds4/core/error.hpp>
 #include <ds4/decode/draft_length.hpp>
 #include <ds4/decode/drafting.hpp>
 #include <ds4/decode/sampler.hpp>
 #include <ds4/layers/observer.hpp>
 #include <ds4/layers/stop.hpp>
 #include <ds4/model.hpp>
+#include <ds4/runtime/any_model.hpp>
+#include <ds4/runtime/compiled_model.hpp>
 #include <ds4/serve/served_model.hpp>
 #include <ds4/serve/served_model_of.hpp>
 #include <ds4/state/session.hpp>
 
-#include "cli/any_model.hpp"
+namespace ds4::inline v0_1 {
 
-namespace ds4::cli {
-
-/// How the program makes a backend: kName, what --backend calls it, and make(options). Each backend
-/// has its specialisation in cli/backend_NAME.hpp.
+/// How a backend is made at run time: kName, what it is called, and make(options), which takes
+/// BackendOptions. Each backend has its specialisation in <ds4/runtime/NAME.hpp>.
 template <class B>
 struct BackendTraits;
 
@@ -40,6 +41,7 @@ struct BackendTraits;
 template <ModelConfig C, Backend B>
 class ModelOf final : public AnyModel {
  public:
+  /// Takes it over.
   explicit ModelOf(Model<C, B> model) : model_(std::move(model)), served_(model_) {}
 
   const ConfigValues& config() const override { return model_.config(); }
@@ -119,8 +121,14 @@ class ModelOf final : public AnyModel {
  private:
   using State = typename Model<C, B>::State;
 
-  static State& typed(AnyState& state) { return std::any_cast<State&>(state); }
-  static const State& typed(const AnyState& state) { return std::any_cast<const State&>(state); }
+  static const State& typed(const AnyState& state) {
+    const auto* const own = std::any_cast<State>(&state);
+    if (own == nullptr) {
+      throw Error("state", "found one of another model, expected one that this model made");
+    }
+    return *own;
+  }
+  static State& typed(AnyState& state) { return const_cast<State&>(typed(std::as_const(state))); }
 
   template <class Tensor>
   static Logits keep(Tensor&& logits) {
@@ -164,9 +172,11 @@ AnyState ModelOf<C, B>::random_state(std::size_t position, bool keep_drafts) {
   return state;
 }
 
+/// The entry of a list of compiled models for configuration C on backend B, and, if that is not
+/// null, what makes it trainable.
 template <ModelConfig C, Backend B>
 CompiledModel compiled_model(
-    std::unique_ptr<AnyTrainable> (*make_trainable)(const TrainableSource&)) {
+    std::unique_ptr<AnyTrainable> (*make_trainable)(const TrainableSource&) = nullptr) {
   return {config_values<C>(), BackendTraits<B>::kName,
           [](const std::filesystem::path& dir,
              const BackendOptions& options) -> std::unique_ptr<AnyModel> {
@@ -176,4 +186,4 @@ CompiledModel compiled_model(
           make_trainable};
 }
 
-}  // namespace ds4::cli
+}  // namespace ds4::inline v0_1

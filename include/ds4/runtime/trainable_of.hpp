@@ -1,4 +1,4 @@
-// AnyTrainable for one configuration and its kernels. Only generated sources include this.
+// AnyTrainable for one configuration and its kernels.
 #pragma once
 
 #include <cstddef>
@@ -8,23 +8,17 @@
 
 #include <ds4/kernels/reference/training.hpp>
 #include <ds4/kernels/simd/training.hpp>
+#include <ds4/runtime/any_trainable.hpp>
 #include <ds4/train/trainable_drafter.hpp>
 #include <ds4/train/trainable_model.hpp>
 
-#include "cli/any_trainable.hpp"
-
-namespace ds4::cli {
-
-/// The kernels of --backend NAME.
-namespace training_kernels {
-inline SimdTraining simd(std::size_t threads) { return SimdTraining({.threads = threads}); }
-inline ReferenceTraining<float> reference(std::size_t) { return {}; }
-}  // namespace training_kernels
+namespace ds4::inline v0_1 {
 
 /// A ds4::TrainableModel or ds4::TrainableDrafter as an AnyTrainable.
 template <class Model>
 class TrainableOf final : public AnyTrainable {
  public:
+  /// Takes it over.
   TrainableOf(Model model, bool is_loaded) : model_(std::move(model)), is_loaded_(is_loaded) {}
 
   TrainedWeights<float>& weights() override { return model_.weights(); }
@@ -87,4 +81,16 @@ std::unique_ptr<AnyTrainable> trainable_of(K kernels, const TrainableSource& sou
       is_loaded);
 }
 
-}  // namespace ds4::cli
+///@{
+/// The same with the kernels of a backend, for lists of compiled models.
+template <ModelConfig C>
+std::unique_ptr<AnyTrainable> trainable_on_simd(const TrainableSource& source) {
+  return trainable_of<C>(SimdTraining({.threads = source.threads}), source);
+}
+template <ModelConfig C>
+std::unique_ptr<AnyTrainable> trainable_on_reference(const TrainableSource& source) {
+  return trainable_of<C>(ReferenceTraining<float>{}, source);
+}
+///@}
+
+}  // namespace ds4::inline v0_1

@@ -1,4 +1,5 @@
-// --backend kokkos: on the execution space that Kokkos was built for, if none is named.
+// The Kokkos backend at run time: on the execution space that Kokkos was built for, if none is
+// named.
 #pragma once
 
 #include <memory>
@@ -7,14 +8,16 @@
 #include <Kokkos_Core.hpp>
 
 #include <ds4/kernels/kokkos.hpp>
+#include <ds4/runtime/compiled_model.hpp>
+#include <ds4/runtime/model_of.hpp>
 
-#include "cli/model_of.hpp"
-#include "cli/progress.hpp"
+namespace ds4::inline v0_1 {
 
-namespace ds4::cli {
-
+/// See above.
 template <class Space>
 struct BackendTraits<KokkosBackend<Space>> {
+  ///@{
+  /// As every BackendTraits.
   static constexpr std::string_view kName = "kokkos";
   static KokkosBackend<Space> make(const BackendOptions& options) {
     // Kokkos lives until the program ends, and only where it is used: it reads the environment.
@@ -24,12 +27,9 @@ struct BackendTraits<KokkosBackend<Space>> {
                                          Kokkos::InitializationSettings()
                                              .set_num_threads(static_cast<int>(options.threads))
                                              .set_disable_warnings(true));
-    const auto bar = std::make_shared<ProgressBar>();
-    return KokkosBackend<Space>(
-        {.exact = options.exact, .progress = [bar](std::size_t uploaded, std::size_t total) {
-           bar->show(uploaded, total);
-         }});
+    return KokkosBackend<Space>({.exact = options.exact, .progress = options.progress});
   }
+  ///@}
 };
 
-}  // namespace ds4::cli
+}  // namespace ds4::inline v0_1
