@@ -20,6 +20,7 @@
 #include "cli/any_model.hpp"
 #include "cli/io.hpp"
 #include "cli/options.hpp"
+#include "cli/ranks.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {
@@ -34,11 +35,33 @@ std::vector<std::string> backend_names() {
   return names;
 }
 
+namespace {
+
+#ifdef DS4_CLI_MPI
+constexpr std::string_view kOfRanks = "mpi";
+
+std::string default_backend(const std::vector<std::string>& backends) {
+  return is_on_ranks() ? std::string(kOfRanks) : backends.front();
+}
+std::unique_ptr<AnyModel> load_compiled(const CompiledModel& model, const fs::path& dir,
+                                        const BackendOptions& options) {
+  return model.backend == kOfRanks ? load_on_ranks(model, dir, options) : model.load(dir, options);
+}
+#else
+std::string default_backend(const std::vector<std::string>& backends) { return backends.front(); }
+std::unique_ptr<AnyModel> load_compiled(const CompiledModel& model, const fs::path& dir,
+                                        const BackendOptions& options) {
+  return model.load(dir, options);
+}
+#endif
+
+}  // namespace
+
 void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
   const std::vector<std::string> backends = backend_names();
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
-  choice.backend = backends.front();
+  choice.backend = default_backend(backends);
   choice.threads = default_threads();
 
   const Option model =
@@ -146,10 +169,11 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
       expect_compiled_in(nearest_model(read_config(config_file), choice.backend), config_file);
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
-  auto loaded = model.load(dir, {.threads = choice.threads,
-                                 .pin = choice.pin,
-                                 .exact = choice.exact,
-                                 .memory_budget = budget});
+  auto loaded = load_compiled(model, dir,
+                              {.threads = choice.threads,
+                               .pin = choice.pin,
+                               .exact = choice.exact,
+                               .memory_budget = budget});
   warn(loaded->checkpoint().warnings());
   return loaded;
 }
