@@ -7,6 +7,7 @@
 #include <ds4/core/error.hpp>
 
 #include "cli/io.hpp"
+#include "cli/ranks.hpp"
 #include "cli/verb.hpp"
 
 int main(int argc, char** argv) {
@@ -17,7 +18,11 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // and writing, that a file is as large as it may be
   const ds4::FaultGuard guard;
   try {
+#ifdef DS4_CLI_MPI
+    return run_on_ranks(run_command_line, argc, argv);
+#else
     return run_command_line(argc, argv);
+#endif
   } catch (const Quit&) {
   } catch (const ds4::Error& error) {
     complain(error.what());

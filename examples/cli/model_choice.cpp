@@ -25,17 +25,40 @@
 #include "cli/io.hpp"
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
+#include "cli/ranks.hpp"
 #include "cli/verb.hpp"
 
 namespace ds4::cli {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+#ifdef DS4_CLI_MPI
+constexpr std::string_view kOfRanks = "mpi";
+
+std::string default_backend(const std::vector<std::string>& backends) {
+  return is_on_ranks() ? std::string(kOfRanks) : backends.front();
+}
+std::unique_ptr<AnyModel> load_compiled(const CompiledModel& model, const fs::path& dir,
+                                        const BackendOptions& options) {
+  return model.backend == kOfRanks ? load_on_ranks(model, dir, options) : model.load(dir, options);
+}
+#else
+std::string default_backend(const std::vector<std::string>& backends) { return backends.front(); }
+std::unique_ptr<AnyModel> load_compiled(const CompiledModel& model, const fs::path& dir,
+                                        const BackendOptions& options) {
+  return model.load(dir, options);
+}
+#endif
+
+}  // namespace
+
 void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
   const std::vector<std::string> backends = backends_of(compiled_models());
   std::string available;
   for (const auto& name : backends) available += (available.empty() ? "" : ", ") + name;
-  choice.backend = backends.front();
+  choice.backend = default_backend(backends);
   choice.threads = default_threads();
 
   const Option model =
@@ -176,12 +199,13 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
   std::optional<std::size_t> budget;
   if (choice.memory_budget) budget = static_cast<std::size_t>(*choice.memory_budget * 1e9);
   const auto bar = std::make_shared<ProgressBar>();
-  auto loaded = model.load(
-      dir, {.threads = choice.threads,
-            .pin = choice.pin,
-            .exact = choice.exact,
-            .memory_budget = budget,
-            .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); }});
+  auto loaded = load_compiled(
+      model, dir,
+      {.threads = choice.threads,
+       .pin = choice.pin,
+       .exact = choice.exact,
+       .memory_budget = budget,
+       .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); }});
   warn(loaded->checkpoint().warnings());
   return loaded;
 }

@@ -328,6 +328,9 @@ Model<C, B> Model<C, B>::load(const std::filesystem::path& dir, B backend) {
   const Checkpoint& checkpoint = weights->checkpoint;
   weights->drafter = complete_drafter_of<C>(config, checkpoint);
   weights->config = std::move(config);
+  if constexpr (requires { backend.expect_model(weights->config, std::uint64_t{}); }) {
+    backend.expect_model(weights->config, checkpoint.fingerprint());
+  }
   std::size_t bytes = 0;
   for (const StoredTensor& tensor : checkpoint.tensors()) bytes += tensor.data.size();
   backend.expect_weights(bytes, checkpoint.tells_residency());

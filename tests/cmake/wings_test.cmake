@@ -67,7 +67,7 @@ foreach(header IN LISTS headers)
 endforeach()
 
 # The folders of the tests.
-set(beside model cli cmake compile_fail data fuzz kokkos package support)
+set(beside model cli cmake compile_fail data fuzz kokkos mpi package support)
 list(JOIN beside ", " others)
 file(GLOB folders RELATIVE "${top}/tests" "${top}/tests/*")
 foreach(folder IN LISTS folders)

@@ -50,7 +50,7 @@ class WeightBinding {
     pool_->expect(std::min(*budget_, bytes));
   }
 
-  /// A weight of the model from a checkpoint's.
+  /// A weight of the model from a checkpoint's, or some of its rows.
   template <std::size_t Rows, std::size_t Cols>
   BoundMatrix<Rows, Cols> bind(const StoredMatrix& stored) {
     if (stored.dtype != DType::f32) reduced_ = true;
@@ -58,7 +58,7 @@ class WeightBinding {
     matrix.stored = stored;
     // A matrix of few rows is cut so that every lane has some.
     const std::size_t threads = lane().threads();
-    matrix.panel_rows = std::min(kPanelRows, (Rows + threads - 1) / threads);
+    matrix.panel_rows = std::clamp<std::size_t>((stored.rows + threads - 1) / threads, 1, kPanelRows);
     const Kernels& kernels = lane().kernels();
     const std::size_t bytes = kernels.panel_bytes(stored);
     const std::size_t growth = pool_->growth(bytes);
@@ -68,7 +68,7 @@ class WeightBinding {
     }
     if (*budget_ != kAll) *budget_ -= growth;
     std::byte* panels = pool_->allocate(bytes);
-    kernels.store_in_panels(panels, stored, matrix.panel_rows, 0, Rows);
+    kernels.store_in_panels(panels, stored, matrix.panel_rows, 0, stored.rows);
     matrix.panels = panels;
     release(matrix);
     return matrix;

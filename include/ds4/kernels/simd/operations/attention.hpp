@@ -25,13 +25,22 @@ class AttentionOperations {
   void attend(RowsView<float, H, d> out, RowsView<const float, H, d> q,
               const Tensor<float, H>& sink, RowsView<const std::int32_t, TopK> picks,
               std::span<const Segment> segments, std::span<const Source> sources) {
+    attend_heads<Kind, Ratio, W>(out, q, sink, picks, segments, sources, 0, H);
+  }
+  /// The same for the heads from `first_head` on, `heads` of them.
+  template <AttentionKind Kind, std::size_t Ratio, std::size_t W, std::size_t H, std::size_t d,
+            std::size_t TopK, class Source>
+  void attend_heads(RowsView<float, H, d> out, RowsView<const float, H, d> q,
+                    const Tensor<float, H>& sink, RowsView<const std::int32_t, TopK> picks,
+                    std::span<const Segment> segments, std::span<const Source> sources,
+                    std::size_t first_head, std::size_t heads) {
     constexpr std::size_t kPadded = (d + 2 * kMaxLanes - 1) / (2 * kMaxLanes) * (2 * kMaxLanes);
     const std::size_t S = q.extent(0);
     // The work is cut into (token, group of heads) pairs; a few tokens' groups are small enough
     // that every lane has one.
     const std::size_t group =
-        std::clamp<std::size_t>(S * H / lane().lanes(), 1, std::min(H, kHeadGroup));
-    const std::size_t groups = (H + group - 1) / group;
+        std::clamp<std::size_t>(S * heads / lane().lanes(), 1, std::min(H, kHeadGroup));
+    const std::size_t groups = (heads + group - 1) / group;
     const auto mine = lane().part(S * groups, 1);
     Scratch memory = lane().scratch();
     std::size_t longest = 0;
@@ -74,8 +83,8 @@ class AttentionOperations {
             if (w >= 0) keys[count++] = sources[i].entries->row(static_cast<std::size_t>(w));
           }
         }
-        const std::size_t head = item % groups * group;
-        const std::size_t last = std::min(H, (next - s * groups) * group);
+        const std::size_t head = first_head + item % groups * group;
+        const std::size_t last = first_head + std::min(heads, (next - s * groups) * group);
         lane().kernels().attend(out[s][head].data(), q[s][head].data(), sink.data() + head, keys,
                                 count, last - head, d, bf16, lane().exact(), scratch);
         item = next;

@@ -28,6 +28,15 @@ class ExpertOperations {
   void routed_experts(RowsView<float, D> y, RowsView<const float, D> x,
                       RowsView<const std::int32_t, k> picks, RowsView<const float, k> weights,
                       const std::vector<Expert>& experts, double limit) {
+    routed_rows(y.data(), x, picks, weights, experts, limit, 0, [](float*, std::size_t) {});
+  }
+  /// The same with the rows that are there of the experts' weights. `y` points at the first channel
+  /// that w2 has, first_hidden is the number of w1's and w3's first row; complete(hidden, places)
+  /// fills in the other values of hidden [places, F], on all lanes.
+  template <std::size_t D, std::size_t k, class Expert, class Complete>
+  void routed_rows(float* y, RowsView<const float, D> x, RowsView<const std::int32_t, k> picks,
+                   RowsView<const float, k> weights, const std::vector<Expert>& experts,
+                   double limit, std::size_t first_hidden, Complete&& complete) {
     constexpr std::size_t F = Expert::F;
     const std::size_t S = x.extent(0);
     const std::size_t places = S * k;
@@ -48,12 +57,12 @@ class ExpertOperations {
 
     auto& blocks = *memory.own<LinearScratch>(1);
     {
-      const auto rows = lane().part(F, experts[0].w1.panel_rows);
+      const auto rows = lane().part(experts[0].w1.stored.rows, experts[0].w1.panel_rows);
       float* up = memory.own<float>(S * rows.size());  // all tokens may pick one expert
       for (std::size_t i = 0; i < picked.size(); ++i) {
         const PickedExpert& expert = picked[i];
         ask_for(picked, i + kStepsAhead);
-        float* gate = hidden + expert.first * F + rows.begin;
+        float* gate = hidden + expert.first * F + first_hidden + rows.begin;
         lane().kernels().linear(gate, F, {&expert.w1, rows.begin, rows.end},
                                 tokens_of(expert, expert.w1, inputs), blocks);
         lane().kernels().linear(up, rows.size(), {&expert.w3, rows.begin, rows.end},
@@ -65,13 +74,14 @@ class ExpertOperations {
       }
     }
     lane().wait_for_all();
+    complete(hidden, places);
     const EachLayout activated =
         lay_out(memory, hidden_used, places, F, [&](std::size_t i) { return hidden + i * F; });
     {
-      const auto rows = lane().part(D, experts[0].w2.panel_rows);
+      const auto rows = lane().part(experts[0].w2.stored.rows, experts[0].w2.panel_rows);
       float* out = memory.own<float>(S * rows.size());
       for (std::size_t s = 0; s < S && rows.size() > 0; ++s) {
-        std::fill_n(y[s].data() + rows.begin, rows.size(), 0.0f);
+        std::fill_n(y + s * D + rows.begin, rows.size(), 0.0f);
       }
       for (std::size_t i = 0; i < picked.size(); ++i) {
         const PickedExpert& expert = picked[i];
@@ -80,7 +90,7 @@ class ExpertOperations {
                                 tokens_of(expert, expert.w2, activated), blocks);
         for (std::size_t t = 0; t < expert.count; ++t) {
           const std::size_t place = order[expert.first + t];
-          lane().kernels().add_scaled(y[place / k].data() + rows.begin, out + t * rows.size(),
+          lane().kernels().add_scaled(y + place / k * D + rows.begin, out + t * rows.size(),
                                       weights.flat()[place], rows.size());
         }
       }

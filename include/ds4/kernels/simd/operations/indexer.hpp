@@ -50,26 +50,44 @@ class IndexerOperations {
           continue;
         }
         Scratch memory = lane().scratch();
-        auto* counts = memory.shared<std::size_t>(lane().lanes());
-        auto* buffers = memory.shared<Candidate>(lane().lanes() * 2 * TopK);
-        Candidate* buffer = buffers + lane().index() * 2 * TopK;
-        const IndexQuery query = lay_out_query(memory, q[s], weights[s], *keys[i]);
-        const auto mine = lane().part(visible, kKeyBlock);
-        simd::TopK best(buffer, TopK);
-        score(best, query, *keys[i], nI, mine.begin, mine.end);
-        counts[lane().index()] = best.finish().size();
-        lane().wait_for_all();
-        if (lane().is_leader()) {
-          simd::TopK all(memory.own<Candidate>(2 * TopK), TopK);
-          for (std::size_t l = 0; l < lane().lanes(); ++l) {
-            for (std::size_t c = 0; c < counts[l]; ++c) all.add(buffers[l * 2 * TopK + c]);
-          }
-          write_picks(picks[s], all);
-        }
+        simd::TopK best(memory.own<Candidate>(2 * TopK), TopK);
+        add_best(best, TopK, q[s], weights[s], *keys[i], 0, visible);
+        if (lane().is_leader()) write_picks(picks[s], best);
         lane().wait_for_all();
       }
     }
     lane().wait_for_all();
+  }
+
+  /// Adds to the leader's `best` the topk entries of the largest scores of begin .. end - 1 for one
+  /// query; begin is a multiple of kKeyBlock.
+  template <std::size_t nI, std::size_t dI>
+  void add_best(simd::TopK& best, std::size_t topk, TensorView<const float, nI, dI> q,
+                TensorView<const float, nI> weights, const IndexLog<dI>& keys, std::size_t begin,
+                std::size_t end) {
+    Scratch memory = lane().scratch();
+    auto* counts = memory.shared<std::size_t>(lane().lanes());
+    auto* buffers = memory.shared<Candidate>(lane().lanes() * 2 * topk);
+    const IndexQuery query = lay_out_query(memory, q, weights, keys);
+    const auto mine = lane().part(end - begin, kKeyBlock);
+    simd::TopK own(buffers + lane().index() * 2 * topk, topk);
+    score(own, query, keys, nI, begin + mine.begin, begin + mine.end);
+    counts[lane().index()] = own.finish().size();
+    lane().wait_for_all();
+    if (lane().is_leader()) {
+      for (std::size_t l = 0; l < lane().lanes(); ++l) {
+        for (std::size_t c = 0; c < counts[l]; ++c) best.add(buffers[l * 2 * topk + c]);
+      }
+    }
+    lane().wait_for_all();
+  }
+
+  /// Ascending, so that the values are summed in one order.
+  template <std::size_t TopK>
+  static void write_picks(TensorView<std::int32_t, TopK> picks, simd::TopK& best) {
+    const std::span<const Candidate> found = best.finish();
+    for (std::size_t i = 0; i < TopK; ++i) picks[i] = i < found.size() ? found[i].entry : -1;
+    std::sort(picks.data(), picks.data() + found.size());
   }
 
  private:
@@ -94,14 +112,6 @@ class IndexerOperations {
                                    keys.bf16());
       best.add(scores, static_cast<std::int32_t>(e), std::min(kKeyBlock, end - e));
     }
-  }
-
-  /// Ascending, so that the values are summed in one order.
-  template <std::size_t TopK>
-  static void write_picks(TensorView<std::int32_t, TopK> picks, simd::TopK& best) {
-    const std::span<const Candidate> found = best.finish();
-    for (std::size_t i = 0; i < TopK; ++i) picks[i] = i < found.size() ? found[i].entry : -1;
-    std::sort(picks.data(), picks.data() + found.size());
   }
 };
 
