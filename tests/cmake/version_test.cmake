@@ -1,5 +1,5 @@
-# cmake -P version_test.cmake: the version in <ds4/core/version.hpp> is the project's, and every header
-# declares everything in the inline namespace of that version.
+# cmake -P version_test.cmake: the version in <ds4/core/version.hpp>, of the C library and of the Python module
+# is the project's, and every header declares everything in the inline namespace of that version.
 cmake_minimum_required(VERSION 3.25)
 set(top "${CMAKE_CURRENT_LIST_DIR}/../..")
 
@@ -15,6 +15,16 @@ foreach(line "#define DS4_VERSION_MAJOR ${major}\n" "#define DS4_VERSION_MINOR $
   string(FIND "${header}" "${line}" at)
   if(at EQUAL -1)
     message(SEND_ERROR "include/ds4/core/version.hpp: expected ${line}as in CMakeLists.txt, found none")
+  endif()
+endforeach()
+
+# The C library's symbols, and the Python module.
+foreach(entry "c/ds4.map=DS4_${major}.${minor} {" "pyproject.toml=version = \"${major}.${minor}.${patch}\"")
+  string(REGEX MATCH "^([^=]+)=(.*)$" found "${entry}")
+  file(READ "${top}/${CMAKE_MATCH_1}" text)
+  string(FIND "${text}" "${CMAKE_MATCH_2}" at)
+  if(at EQUAL -1)
+    message(SEND_ERROR "${CMAKE_MATCH_1}: expected ${CMAKE_MATCH_2} as in CMakeLists.txt, found none")
   endif()
 endforeach()
 

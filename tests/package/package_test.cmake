@@ -233,6 +233,64 @@ function(case_debian)
   endforeach()
 endfunction()
 
+# The C library, installed, and the example of docs/c.md, in the oldest C that it is for.
+function(case_c)
+  set(build "${project}/build")
+  run(${CMAKE_COMMAND} -S "${SOURCE_DIR}" -B "${build}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
+      "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_BUILD_TYPE=Release -DDS4_BUILD_C=ON -DDS4_BUILD_TESTS=OFF
+      -DDS4_BUILD_EXAMPLES=OFF -DDS4_BUILD_BENCH=OFF)
+  run(${CMAKE_COMMAND} --build "${build}" --parallel 2 --target ds4_c)
+  file(REMOVE_RECURSE "${project}/prefix")
+  foreach(component IN ITEMS c development)
+    run(${CMAKE_COMMAND} --install "${build}" --prefix "${project}/prefix" --component ${component})
+  endforeach()
+  file(GLOB_RECURSE library "${project}/prefix/*/libds4.so")
+  cmake_path(GET library PARENT_PATH folder)
+  find_program(nm NAMES nm REQUIRED)
+  run("${nm}" -D --defined-only "${library}")
+  string(REGEX MATCHALL "[^\n]+" symbols "${output}")
+  foreach(symbol IN LISTS symbols)
+    if(NOT symbol MATCHES " [AT] (ds4_[a-z_]+@@)?DS4_0.1$")
+      message(SEND_ERROR "libds4.so: expected ds4_... alone to be exported, found ${symbol}")
+    endif()
+  endforeach()
+  find_program(cc NAMES cc gcc clang REQUIRED)
+  foreach(source IN ITEMS "${SOURCE_DIR}/examples/host.c" "${here}/c/calls.c")
+    cmake_path(GET source STEM name)
+    run("${cc}" -std=c99 -pedantic -Wall -Wextra -Werror -I "${project}/prefix/include" "${source}"
+        -o "${project}/${name}" "${library}" "-Wl,-rpath,${folder}")
+  endforeach()
+  run("${project}/calls" "${austen}" "${project}/state")
+  run_expecting("^She was not [^\n]+\n$" "${project}/host" "${austen}")
+  run_failing("^ds4: [^\n]*no such folder/config.json: cannot open: [^\n]*\n$" "${project}/host"
+              "${project}/no such folder")
+endfunction()
+
+# `pip install` from the sources, and the module's own tests.
+function(case_python)
+  find_program(python NAMES python3)
+  execute_process(COMMAND "${python}" -c "import nanobind, scikit_build_core, numpy, pytest, pip"
+                  RESULT_VARIABLE result ERROR_VARIABLE errors)
+  if(NOT result EQUAL 0)
+    message("SKIPPED: the Python module needs nanobind, scikit-build-core, numpy and pytest: ${errors}")
+    return()
+  endif()
+  file(REMOVE_RECURSE "${project}/site")
+  set(ENV{CXX} "${COMPILER}")
+  set(ENV{CXXFLAGS} "${FLAGS}")
+  run("${python}" -m pip install --quiet --no-build-isolation --no-deps --no-index
+      --target "${project}/site" "-Cbuild-dir=${project}/build" "${SOURCE_DIR}")
+  set(ENV{PYTHONPATH} "${project}/site")
+  set(ENV{XDG_CACHE_HOME} "${project}/cache")
+  execute_process(COMMAND "${python}" -m pytest -q -rs -p no:cacheprovider "${SOURCE_DIR}/python/tests"
+                  WORKING_DIRECTORY "${SOURCE_DIR}"
+                  RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
+  message("${output}${errors}")
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "python/tests failed")
+  endif()
+endfunction()
+
 # The installed program finds the model that is installed with it.
 function(case_program)
   file(REMOVE_RECURSE "${project}")
