@@ -5,7 +5,7 @@ if(NOT CLANG_FORMAT)
   return()
 endif()
 set(patterns "")
-foreach(folder IN ITEMS include cmake tests examples bench)
+foreach(folder IN ITEMS include cmake tests examples bench c python)
   list(APPEND patterns "${SOURCE_DIR}/${folder}/*.hpp" "${SOURCE_DIR}/${folder}/*.cpp"
        "${SOURCE_DIR}/${folder}/*.cu")
 endforeach()

@@ -145,7 +145,7 @@ PluginFile add_configuration(const ConfigValues& config, const fs::path& config_
     if (show && static_cast<int>(seconds) != shown) {
       shown = static_cast<int>(seconds);
       print_error("\rcompiling " + key.config.name + " for " + backend + ": " +
-                  std::to_string(shown) + " s, of about 40");
+                  std::to_string(shown) + " s, of about 60");
     }
     return !interrupted();
   };
@@ -175,7 +175,7 @@ bool offers(const fs::path& config_file, const std::string& backend) {
   if (!input_is_terminal() || !error_is_terminal()) return false;
   print_error("no compiled-in model has the configuration of " +
               ds4::detail::printable_path(config_file) + "; compile it for " + backend +
-              " now, once, in about 40 s? [y/n] ");
+              " now, once, in about a minute? [y/n] ");
   std::string line;
   return read_line(line) == Input::line && (line == "y" || line == "yes");
 }

@@ -99,7 +99,7 @@ def add(config: Any, *, backends: Sequence[str] = ("simd",), trainable: bool = F
         name: str = "python_model") -> list[str]:
     """Compiles a configuration for load(), once: it stays in the user's cache folder.
 
-    Takes the system's C++ compiler, and about 40 s per backend. config: a dict, an object with
+    Takes the system's C++ compiler, and about a minute per backend. config: a dict, an object with
     to_dict(), or a path. trainable: for gradients() as well. Returns the files. Raises Error.
     """
     import tempfile

@@ -9,7 +9,7 @@ transformers = pytest.importorskip("transformers", minversion="5.10")
 
 SMALL = dict(vocab_size=96, hidden_size=48, num_hidden_layers=5, num_attention_heads=4, head_dim=24,
              qk_rope_head_dim=8, q_lora_rank=24, o_lora_rank=12, o_groups=2, sliding_window=8,
-             index_n_heads=2, index_head_dim=16, index_topk=4, moe_intermediate_size=20,
+             index_n_heads=8, index_head_dim=16, index_topk=4, moe_intermediate_size=20,
              n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, hc_mult=2,
              max_position_embeddings=4096, num_nextn_predict_layers=0,
              layer_types=["sliding_attention", "compressed_sparse_attention",
@@ -32,6 +32,8 @@ def record(model, ids):
                               (layer.post_attention_layernorm, "mlp.input"),
                               (layer.mlp, "mlp.output"), (layer, "output")]:
             module.register_forward_hook(keep(f"layers.{i}.{stage}"))
+        if (indexer := getattr(layer.self_attn.compressor, "indexer", None)) is not None:
+            indexer.register_forward_hook(keep(f"layers.{i}.indexer.topk"))
     model.model.norm.register_forward_hook(keep("final_norm"))
     with torch.no_grad():
         stages["logits"] = model(torch.tensor([ids]), use_cache=False).logits
@@ -58,15 +60,16 @@ def test_every_stage_agrees(pair):
     comparison = ds4.compare(m, IDS, record(model, IDS))
     print(comparison)
     assert comparison, comparison
-    assert len(comparison.stages) == 5 * 5 + 2
+    assert len(comparison.stages) == 5 * 5 + 2 + 2
 
 
 def test_a_wrong_constant_is_found_and_named(pair):
     model, config = pair
     wrong = config.to_dict()
-    wrong["rms_norm_eps"] = 1e-2
+    wrong["rope_theta"] = wrong["rope_parameters"]["main"]["rope_theta"] = 20000.0
     ds4.add(wrong, name="transformers_wrong")
     m = ds4.load(config=wrong, tensors=model.state_dict())
     comparison = ds4.compare(m, IDS, record(model, IDS))
     assert not comparison
-    assert str(comparison).startswith("first stage past the tolerance: layer 0 attn.input, token 0: ")
+    print(comparison)
+    assert comparison.first.name == "layer 0 attn.output"
