@@ -511,8 +511,8 @@ TEST_CASE("program: inspect") {
   CHECK(contains(quant.out, "parameters: 4557817 "));
   CHECK(contains(quant.out, "prediction: 1072197 "));
   CHECK(contains(quant.out, "this program runs it: no; the nearest model, "));
-  CHECK(contains(quant.out, "\nto add it: ds4 add \"" +
-                                ds4::test::data("/quant/config.json") + "\"\n"));
+  CHECK(contains(quant.out,
+                 "\nto add it: ds4 add \"" + ds4::test::data("/quant/config.json") + "\"\n"));
   check_fails(ds4_program({"inspect", "/no/such/folder"}), 1,
               "/no/such/folder/config.json: cannot open: ");
 }
@@ -608,8 +608,7 @@ TEST_CASE("program: a model that is not compiled in") {
   check_fails(result, 1, folder + "/config.json: no compiled-in model has this configuration");
   CHECK(contains(result.err,
                  "; the nearest, pro, differs in vocab_size: found 256, expected 129280; "));
-  CHECK(
-      contains(result.err, "; to add it: ds4 add \"" + folder + "/config.json\"\n"));
+  CHECK(contains(result.err, "; to add it: ds4 add \"" + folder + "/config.json\"\n"));
 }
 
 TEST_CASE("program: bad usage") {
