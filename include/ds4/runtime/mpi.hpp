@@ -8,8 +8,8 @@
 
 #include <ds4/core/error.hpp>
 #include <ds4/kernels/mpi.hpp>
-#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/kernels/simd.hpp>
+#include <ds4/kernels/simd/dispatch.hpp>
 #include <ds4/runtime/compiled_model.hpp>
 #include <ds4/runtime/model_of.hpp>
 
