@@ -452,7 +452,7 @@ class LeadingModel final : public AnyModel {
                 [&] { return own_->prefill(shared(state).own(), ids, agreed.get()); });
   }
   template <class F>
-  auto call(Writer order, F&& f) const {
+  std::invoke_result_t<F&> call(Writer order, F&& f) const {
     outbox_->send(std::move(order));
     return line()->together(f);
   }

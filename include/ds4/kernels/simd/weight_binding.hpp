@@ -58,7 +58,8 @@ class WeightBinding {
     matrix.stored = stored;
     // A matrix of few rows is cut so that every lane has some.
     const std::size_t threads = lane().threads();
-    matrix.panel_rows = std::clamp<std::size_t>((stored.rows + threads - 1) / threads, 1, kPanelRows);
+    matrix.panel_rows =
+        std::clamp<std::size_t>((stored.rows + threads - 1) / threads, 1, kPanelRows);
     const Kernels& kernels = lane().kernels();
     const std::size_t bytes = kernels.panel_bytes(stored);
     const std::size_t growth = pool_->growth(bytes);
