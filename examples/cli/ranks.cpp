@@ -114,7 +114,10 @@ class Line {
   /// Rank 0's message for all others.
   void send(std::vector<std::byte> message) {
     std::uint64_t size = message.size();
-    MPI_Bcast(&size, 1, MPI_UINT64_T, 0, orders_);
+    // As in receive(): a collective that blocks does not match one that does not.
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Ibcast(&size, 1, MPI_UINT64_T, 0, orders_, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Bcast(message.data(), static_cast<int>(size), MPI_BYTE, 0, orders_);
   }
   /// The next one. A rank that waits for long leaves the processor to others.
