@@ -3,7 +3,7 @@
 #   ds4_add_model(<target> CONFIG <config.json>... NAME <cpp_identifier> [BACKENDS <backend>...])
 #     gives <target> the header <ds4/models/NAME.hpp> with struct ds4::models::NAME, a configuration
 #     as ds4::Flash is one, and compiles ds4::Model for it into <target>, once for each backend
-#     (reference alone by default). <target> has to link ds4::reference, ds4::simd or ds4::kokkos
+#     (reference alone by default). <target> has to link ds4::reference, ds4::simd, ds4::kokkos or ds4::mpi
 #     accordingly and compiles sources of its own. With simd it gets the kernels of every instruction
 #     set as well: see ds4AddSimdKernels.cmake. Several files are of one model whose checkpoints have
 #     different drafters: the type allows for all of them.

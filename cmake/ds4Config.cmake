@@ -1,4 +1,4 @@
-# find_package(ds4 [COMPONENTS reference simd kokkos]): the target ds4::NAME of each component, and
+# find_package(ds4 [COMPONENTS reference simd kokkos mpi]): the target ds4::NAME of each component, and
 # ds4_add_model(), ds4_add_model_config(), ds4_add_runtime_model(), ds4_add_compiled_models() and
 # ds4_add_simd_kernels(). Only what the components need is
 # looked for. Without COMPONENTS: reference, and simd where xsimd is.

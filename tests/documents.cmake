@@ -1,6 +1,6 @@
 # ds4_documents(<target> <file.md>...): every ```cpp block of these documents is compiled, as a
-# translation unit of its own, into an object library: those that include the Kokkos backend where it
-# is built in, the others where it is not. Configures again when a document changes.
+# translation unit of its own, into an object library: those that include the Kokkos backend or that of
+# MPI where it is built in, the others where Kokkos is not. Configures again when a document changes.
 function(ds4_documents target)
   set(sources "")
   foreach(document IN LISTS ARGN)
@@ -22,7 +22,9 @@ function(ds4_documents target)
       string(LENGTH "${newlines}" count)
       math(EXPR line "${line} + ${count}")
       string(REGEX MATCH "<ds4/kernels/kokkos.hpp>" on_kokkos "${block}")
-      if((DS4_KOKKOS AND on_kokkos) OR NOT (DS4_KOKKOS OR on_kokkos))
+      string(REGEX MATCH "<ds4/kernels/mpi.hpp>" on_mpi "${block}")
+      if((DS4_KOKKOS AND on_kokkos) OR (DS4_MPI AND on_mpi)
+         OR NOT (DS4_KOKKOS OR on_kokkos OR on_mpi))
         set(source "${CMAKE_CURRENT_BINARY_DIR}/documents/${name}_${line}.cpp")
         file(CONFIGURE OUTPUT "${source}" CONTENT "#line ${line} \"${document}\"\n@block@" @ONLY)
         list(APPEND sources "${source}")

@@ -4,12 +4,14 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include <ds4/config/config_values.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/plan/plan.hpp>
+#include <ds4/plan/ranks_plan.hpp>
 
 #include "cli/flops.hpp"
 #include "cli/io.hpp"
@@ -32,10 +34,51 @@ struct PlanVerbOptions {
   std::string state = "bf16";
   PlanOptions plan;
   double bandwidth = 0.0;  // GB/s; 0: not given
+  std::optional<std::size_t> ranks;
+  double network = 10.0;  // Gbit/s
+  double latency = 50.0;  // us
+  double gflops = 0.0;    // 0: not given
   bool json = false;
   std::shared_ptr<TrainingPlanChoice> training = std::make_shared<TrainingPlanChoice>();
   bool train = false;
 };
+
+RanksPlan ranks_plan(const PlanVerbOptions& options, const ConfigValues& config,
+                     const PlanOptions& wanted) {
+  return plan_ranks(config, wanted,
+                    {.ranks = *options.ranks,
+                     .bytes_per_s = options.bandwidth * 1e9,
+                     .flops_per_s = options.gflops * 1e9,
+                     .network_bytes_per_s = options.network * 1e9 / 8,
+                     .latency_s = options.latency * 1e-6});
+}
+
+Json pass_json(const RanksPass& pass) {
+  return {{"gathers", pass.gathers},
+          {"sent_bytes", pass.sent_bytes},
+          {"seconds",
+           {{"reading", pass.reading},
+            {"arithmetic", pass.arithmetic},
+            {"transfer", pass.transfer},
+            {"latency", pass.latency}}}};
+}
+
+std::string pass_text(const char* name, const RanksPass& pass, std::size_t tokens, bool timed) {
+  char text[320];
+  std::snprintf(text, sizeof(text),
+                "%-15s a pass of %zu: %zu gathers, of which a rank sends %.3f MB", name, tokens,
+                pass.gathers, static_cast<double>(pass.sent_bytes) / 1e6);
+  std::string line = text;
+  if (timed) {
+    std::snprintf(text, sizeof(text),
+                  "; reading %.2f, arithmetic %.2f, transfer %.2f, latency %.2f ms: predicted %.2f "
+                  "tokens/s",
+                  pass.reading * 1e3, pass.arithmetic * 1e3, pass.transfer * 1e3,
+                  pass.latency * 1e3, static_cast<double>(tokens) / pass.seconds());
+    line += text;
+  }
+  return line + "\n";
+}
 
 void print_plan(const PlanVerbOptions& options) {
   const ConfigValues config = named_config(options.config);
@@ -88,6 +131,13 @@ void print_plan(const PlanVerbOptions& options) {
     if (options.bandwidth > 0.0) {
       json["decode_tokens_per_s_limit"] = options.bandwidth * 1e9 / read;
     }
+    if (options.ranks) {
+      const RanksPlan r = ranks_plan(options, config, wanted);
+      json["ranks"] = {{"ranks", *options.ranks},        {"weight_bytes", r.weight_bytes},
+                       {"whole_bytes", r.whole_bytes},   {"looked_up_bytes", r.looked_up_bytes},
+                       {"decode", pass_json(r.decode)},  {"prefill_tokens", r.prefill_tokens},
+                       {"prefill", pass_json(r.prefill)}};
+    }
     print(json.dump_lines() + "\n");
     return;
   }
@@ -118,6 +168,14 @@ void print_plan(const PlanVerbOptions& options) {
       gb(p.state_bytes), wanted.batch, wanted.context, p.state_bytes_per_token, gb(p.tail_bytes));
   line("memory          %.3f GB of states, %.3f GB of scratch memory beside the weights\n",
        gb(p.state_memory), gb(p.scratch_bytes));
+  if (options.ranks) {
+    const RanksPlan r = ranks_plan(options, config, wanted);
+    line("%-15s %zu, each with %.3f GB of weights, of which %.3f GB are on all\n", "ranks",
+         *options.ranks, gb(r.weight_bytes), gb(r.whole_bytes));
+    print(pass_text("  decode", r.decode, 1, options.bandwidth > 0.0));
+    print(pass_text("  prefill", r.prefill, r.prefill_tokens,
+                    options.bandwidth > 0.0 && options.gflops > 0.0));
+  }
   for (const auto& [phase, flops] :
        {std::pair{"prefill", p.prefill_flops}, std::pair{"decode", p.decode_flops}}) {
     line("%-8s %8.2f GFLOP a token", phase, gb(Plan::total(flops)));
@@ -155,10 +213,29 @@ void add_options(Verb& verb) {
   verb.add_option("--bandwidth", options->bandwidth, "GB/s, to tell the tokens/s that it allows")
       .check(expect<double>("a number above 0 and at most 1e6",
                             [](double gb) { return gb > 0.0 && gb <= 1e6; }));
+  const Option ranks =
+      verb.add_option("--ranks", options->ranks,
+                      "Machines that run the model together: what each of them takes")
+          .check(expect_count(1, 4096));
+  verb.add_option("--network", options->network, "Gbit/s between ranks")
+      .capture_default_str()
+      .needs(ranks)
+      .check(expect<double>("a number above 0 and at most 1e6",
+                            [](double gbit) { return gbit > 0.0 && gbit <= 1e6; }));
+  verb.add_option("--latency", options->latency, "Microseconds from one rank to another")
+      .capture_default_str()
+      .needs(ranks)
+      .check(expect<double>("a number from 0 to 1e6",
+                            [](double us) { return us >= 0.0 && us <= 1e6; }));
+  verb.add_option("--gflops", options->gflops, "GFLOP/s of a rank, to tell the prefill's tokens/s")
+      .needs(ranks)
+      .check(expect<double>("a number above 0 and at most 1e9",
+                            [](double rate) { return rate > 0.0 && rate <= 1e9; }));
   const Option train =
       verb.add_flag("--train", options->train,
                     "What training takes instead: memory of a device and operations of a step");
-  for (const char* name : {"--chunk", "--threads", "--storage", "--state", "--bandwidth"}) {
+  for (const char* name :
+       {"--chunk", "--threads", "--storage", "--state", "--bandwidth", "--ranks"}) {
     train.excludes(verb.option(name));
   }
   add_training_plan_options(verb, train, options->training);

@@ -114,7 +114,10 @@ class Line {
   /// Rank 0's message for all others.
   void send(std::vector<std::byte> message) {
     std::uint64_t size = message.size();
-    MPI_Bcast(&size, 1, MPI_UINT64_T, 0, orders_);
+    // As in receive(): a collective that blocks does not match one that does not.
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Ibcast(&size, 1, MPI_UINT64_T, 0, orders_, &request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Bcast(message.data(), static_cast<int>(size), MPI_BYTE, 0, orders_);
   }
   /// The next one. A rank that waits for long leaves the processor to others.
@@ -343,6 +346,9 @@ class LeadingModel final : public AnyModel {
     outbox_->notes.add(Order::new_state).add(id).add(std::uint64_t{rollback_limit});
     return SharedState(outbox_, id, own_->new_state(rollback_limit));
   }
+  ServedModel& served() override {
+    throw Error("ds4 serve", "found several ranks, expected one process");
+  }
   DrafterKind drafter() const override { return own_->drafter(); }
   void keep_drafts(AnyState& state) const override {
     outbox_->notes.add(Order::keep_drafts).add(shared(state).id());
@@ -452,7 +458,7 @@ class LeadingModel final : public AnyModel {
                 [&] { return own_->prefill(shared(state).own(), ids, agreed.get()); });
   }
   template <class F>
-  auto call(Writer order, F&& f) const {
+  std::invoke_result_t<F&> call(Writer order, F&& f) const {
     outbox_->send(std::move(order));
     return line()->together(f);
   }

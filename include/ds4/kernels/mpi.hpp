@@ -9,7 +9,6 @@
 #include <limits>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -23,9 +22,9 @@
 #include <ds4/core/stored_matrix.hpp>
 #include <ds4/core/tensor.hpp>
 #include <ds4/core/version.hpp>
+#include <ds4/kernels/division.hpp>
 #include <ds4/kernels/mpi/agreement.hpp>
 #include <ds4/kernels/mpi/divided.hpp>
-#include <ds4/kernels/mpi/division.hpp>
 #include <ds4/kernels/mpi/on_reference.hpp>
 #include <ds4/kernels/mpi/on_simd.hpp>
 #include <ds4/kernels/mpi/own_part.hpp>
@@ -36,9 +35,8 @@ namespace ds4::inline v0_1 {
 
 /// Settings of Distributed; alike on all ranks.
 struct DistributedOptions {
-  /// A matrix of up to so many bytes is on every rank: to read it takes less time than to gather
-  /// what it gives.
-  std::size_t whole_bytes = std::size_t{1} << 16;
+  /// A matrix of up to so many bytes is on every rank.
+  std::size_t whole_bytes = kWholeBytes;
 };
 
 /// A backend over MPI ranks. Each rank has some rows of each matrix and of each expert's, computes
@@ -63,7 +61,7 @@ class Distributed : public Inner {
   using Index = std::int32_t;
   template <std::size_t Rows, std::size_t Cols>
   struct Matrix : Inner::template Matrix<Rows, Cols> {
-    mpi::Division division;  ///< of its rows
+    Division division;  ///< of its rows
   };
   template <class Expert>
   using Experts = std::vector<Expert>;
@@ -100,16 +98,14 @@ class Distributed : public Inner {
       facts.emplace_back("exact", this->exact() ? "true" : "false");
     }
     mpi::expect_agreement(shared_->ranks, facts);
-    // So many groups or, where there are more ranks, heads are a unit of the attention's matrices.
+    const RowGroups groups = row_groups(config, shared_->ranks.size());
+    const std::size_t heads = config.num_attention_heads * config.head_dim;
     const std::size_t G = config.o_groups;
-    const std::size_t H = config.num_attention_heads;
-    const bool whole_groups = shared_->ranks.size() <= G;
-    const std::size_t head_rows = config.head_dim * (whole_groups ? H / G : 1);
-    shared_->query_shape = {H * config.head_dim, config.q_lora_rank};
-    shared_->units[shared_->query_shape] = head_rows;
-    if (whole_groups) {
-      shared_->units[{G * config.o_lora_rank, H * config.head_dim / G}] = config.o_lora_rank;
-    }
+    shared_->groups[{config.index_n_heads * config.index_head_dim, config.q_lora_rank}] =
+        groups.indexer;
+    shared_->groups[{G * config.o_lora_rank, heads / G}] = groups.output;
+    shared_->query_shape = {heads, config.q_lora_rank};
+    shared_->groups[shared_->query_shape] = groups.query;
   }
 
   /// See Simd. The ranks of a machine share its memory.
@@ -335,7 +331,7 @@ class Distributed : public Inner {
     if constexpr (Own::kDividesHeads) {
       const mpi::Divided<T>* divided = find(q.flat());
       if (divided != nullptr && divided->columns.keeps_whole(d) && divided->rows == q.extent(0)) {
-        const mpi::Division columns = divided->columns;
+        const Division columns = divided->columns;
         const Part own = part(columns);
         write(out);
         Inner::template attend_heads<Kind, Ratio, W>(out, q, sink, picks, segments, sources,
@@ -373,14 +369,14 @@ class Distributed : public Inner {
                       const Experts<Expert>& experts, double limit) {
     complete(x.flat());
     write(y);
-    const mpi::Division hidden_rows = experts.front().w1.division;
-    const mpi::Division rows = experts.front().w2.division;
+    const Division hidden_rows = experts.front().w1.division;
+    const Division rows = experts.front().w2.division;
     Own::routed_experts(inner(), y.data() + part(rows).begin, x, picks, weights, experts, limit,
                         part(hidden_rows).begin, [&](T* hidden, std::size_t places) {
                           divide(hidden, places, hidden_rows);
                           complete(std::span<const T>(hidden, places * Expert::F));
                         });
-    divide(y.data(), y.extent(0), rows);
+    divide(y.data(), y.extent(0), rows, false);
   }
 
   template <std::size_t F>
@@ -432,7 +428,7 @@ class Distributed : public Inner {
   ///@}
 
  private:
-  using Part = mpi::Division::Part;
+  using Part = Division::Part;
 
   /// What the copies of a backend have in common.
   struct Shared {
@@ -441,7 +437,7 @@ class Distributed : public Inner {
     DistributedOptions options;
     mpi::Ranks ranks;
     // Rows that are not cut, of the matrices of a shape.
-    std::map<std::pair<std::size_t, std::size_t>, std::size_t> units;
+    std::map<std::pair<std::size_t, std::size_t>, std::size_t> groups;
     std::pair<std::size_t, std::size_t> query_shape{};
     // Of a tensor in the mapped file, by where it begins, the rank's own.
     std::map<const std::byte*, std::span<const std::byte>> own_bytes;
@@ -471,30 +467,25 @@ class Distributed : public Inner {
   }
 
   Inner& inner() { return *this; }
-  Part part(const mpi::Division& division) const {
+  Part part(const Division& division) const {
     return division.part(ranks().rank(), ranks().size());
   }
 
   template <std::size_t Rows, std::size_t Cols, class Bind>
   Matrix<Rows, Cols> bind_part(const StoredMatrix& stored, Bind&& bind_own) {
-    const mpi::Division division = division_of(stored);
-    const StoredMatrix own = mpi::rows_of(stored, part(division));
+    const Division division = division_of(stored);
+    const StoredMatrix own = rows_of(stored, part(division));
     const std::size_t row_bytes = stored_row_bytes(stored.dtype, stored.cols);
     shared_->own_bytes[stored.values] = {own.values, own.rows * row_bytes};
     return {bind_own(own), division};
   }
 
-  mpi::Division division_of(const StoredMatrix& stored) const {
-    const std::size_t R = ranks().size();
+  Division division_of(const StoredMatrix& stored) const {
     const std::size_t bytes = stored.rows * stored_row_bytes(stored.dtype, stored.cols);
-    if (R == 1 || bytes <= shared_->options.whole_bytes) return {stored.rows, 0};
-    const std::size_t least = mpi::least_unit(stored);
-    const auto known = shared_->units.find({stored.rows, stored.cols});
-    if (known != shared_->units.end()) return {stored.rows, std::lcm(known->second, least)};
-    // Whole panels, or less where all ranks would not have some; an even number, so that rows that
-    // a kernel takes in pairs stay together.
-    const std::size_t each = std::clamp<std::size_t>(stored.rows / R / 2 * 2, 2, 32);
-    return {stored.rows, std::lcm(each, least)};
+    if (bytes <= shared_->options.whole_bytes) return {stored.rows, 0};
+    const auto known = shared_->groups.find({stored.rows, stored.cols});
+    return ds4::division_of(stored.rows, storage_info(stored.dtype).scale_rows,
+                            known == shared_->groups.end() ? 0 : known->second, ranks().size());
   }
 
   template <class Item>
@@ -510,14 +501,14 @@ class Distributed : public Inner {
     results_.forget(view.data(), view.flat().size_bytes());
   }
   /// The rank has computed its own columns of y [S, columns.rows].
-  void divide(T* y, std::size_t S, const mpi::Division& columns, bool is_wanted = true) {
+  void divide(T* y, std::size_t S, const Division& columns, bool is_wanted = true) {
     if (!columns.is_whole()) results_.add({y, S, columns, is_wanted});
   }
 
   /// Whether every rank has what the groups of its rows read of x [S, G, K], a weight's rows being
   /// N to a group.
   template <std::size_t N, std::size_t K>
-  bool has_own_groups(std::span<const T> x, const mpi::Division& rows) {
+  bool has_own_groups(std::span<const T> x, const Division& rows) {
     const mpi::Divided<T>* divided = find(x);
     if (divided == nullptr) return true;
     for (std::size_t r = 0; r < ranks().size(); ++r) {
@@ -539,6 +530,7 @@ class Distributed : public Inner {
       of_x->is_wanted = false;
       return part(of_y->columns);
     }
+    if (of_x != nullptr) of_x->is_wanted = true;  // it comes along
     complete(y);
     complete(x);
     return {};

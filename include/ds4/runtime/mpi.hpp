@@ -27,7 +27,9 @@ struct BackendTraits<Distributed<Simd>> {
                   "found mpi in a process of its own, expected several that mpirun or "
                   "another launcher of MPI has started");
     }
+    // A lane that waits for another rank is not one that another program keeps from its processor.
     return Distributed<Simd>(Simd({.threads = options.threads,
+                                   .adapts = false,
                                    .pin = options.pin,
                                    .exact = options.exact,
                                    .memory_budget = options.memory_budget,

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <utility>
 #include <vector>
 
-#include <ds4/kernels/mpi/division.hpp>
+#include <ds4/kernels/division.hpp>
 #include <ds4/kernels/mpi/ranks.hpp>
 
 namespace ds4::inline v0_1::mpi {
