@@ -170,10 +170,10 @@ def check_turns(server):
             stream_options={"include_usage": True})
         text, first = "", None
         for chunk in answer:
-            if chunk.choices and chunk.choices[0].delta.content:
+            if chunk.choices and (chunk.choices[0].delta.content or chunk.choices[0].finish_reason):
                 first = first or time.monotonic() - start
-                text += chunk.choices[0].delta.content
-            usage = chunk.usage or None
+                text += chunk.choices[0].delta.content or ""
+            usage = chunk.usage
         times.append(first)
         messages.append({"role": "assistant", "content": text})
         seen += usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens

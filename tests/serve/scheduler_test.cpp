@@ -196,9 +196,9 @@ TEST_CASE("scheduler: no token of a prompt is taken in that has been seen before
 
 TEST_CASE("scheduler: states are found again on the disk, and damaged ones are not used") {
   const TempDir dir;
-  const Ids prompt = random_prompt(300, 3);
+  const Ids prompt = random_prompt(4200, 3);  // longer than a piece of the file
   Answer first;
-  const SchedulerOptions options{.piece = 64, .cache = {.folder = dir.path() / "cache"}};
+  const SchedulerOptions options{.piece = 500, .cache = {.folder = dir.path() / "cache"}};
   {
     Served served(load());
     Scheduler scheduler(served, options);

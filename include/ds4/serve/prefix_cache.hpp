@@ -109,6 +109,8 @@ class PrefixCache {
 
   static constexpr std::uint32_t kVersion = 1;
   static constexpr std::array<char, 8> kMagic{'d', 's', '4', 'c', 'a', 'c', 'h', 'e'};
+  /// Tokens to a piece of a list of ids: a wrong number of them costs no more memory than this.
+  static constexpr std::size_t kPiece = 4096;
   static constexpr const char* kIdsSuffix = ".ids";
   static constexpr const char* kStateSuffix = ".session";
 
@@ -393,7 +395,10 @@ inline bool PrefixCache::save(Node* node) {
     writer.value(kVersion);
     writer.value(static_cast<std::uint64_t>(node->earliest));
     writer.value(static_cast<std::uint64_t>(ids.size()));
-    writer.bytes(std::as_bytes(std::span(ids)));
+    for (std::size_t done = 0; done < ids.size(); done += kPiece) {  // in pieces as it is read
+      const std::size_t count = std::min(kPiece, ids.size() - done);
+      writer.bytes(std::as_bytes(std::span(ids).subspan(done, count)));
+    }
     writer.finish();
     const std::string text = stream.str();
     NewFile file(ids_file);
@@ -450,7 +455,6 @@ inline void PrefixCache::read_folder() {
 /// The ids of a state, which is read when it is needed. Files that are no such thing are left
 /// alone.
 inline void PrefixCache::read_entry(const std::filesystem::path& file) {
-  constexpr std::uint64_t kPiece = 4096;
   try {
     std::ifstream stream(file, std::ios::binary);
     detail::CheckedReader in(stream, detail::printable_path(file));
@@ -462,7 +466,7 @@ inline void PrefixCache::read_entry(const std::filesystem::path& file) {
     std::vector<std::int32_t> ids;
     while (ids.size() < count) {
       const std::size_t done = ids.size();
-      ids.resize(done + static_cast<std::size_t>(std::min(count - done, kPiece)));
+      ids.resize(done + static_cast<std::size_t>(std::min<std::uint64_t>(count - done, kPiece)));
       in.bytes(std::as_writable_bytes(std::span(ids).subspan(done)));
     }
     in.finish();
