@@ -186,7 +186,7 @@ CompiledModel find_compiled(const ConfigValues& config, const fs::path& config_f
                             const std::string& backend, bool trainable) {
   const PluginPlace place = plugin_place();
   if (auto found = look_for_model(config, backend, place, trainable)) return *found;
-  if (!place.headers.empty() && backend != "kokkos" && offers(config_file, backend)) {
+  if (!place.headers.empty() && can_be_plugin(backend) && offers(config_file, backend)) {
     return load_plugin(add_configuration(config, config_file, backend, trainable), place.host);
   }
   return find_model(config, backend, config_file, place, trainable);

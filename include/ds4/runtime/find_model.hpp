@@ -15,6 +15,11 @@
 
 namespace ds4::inline v0_1 {
 
+/// Whether plugins are compiled for a backend of this name.
+inline bool can_be_plugin(std::string_view backend) {
+  return backend == "simd" || backend == "reference";
+}
+
 /// Where plugins are looked for, and who loads them.
 struct PluginPlace {
   std::filesystem::path headers;    ///< see PluginCompiler; empty: there are no plugins
@@ -31,7 +36,7 @@ inline std::optional<CompiledModel> look_for_model(const ConfigValues& config,
   const NearestModel nearest = nearest_model(compiled_models(), config, backend);
   const bool trains = nearest.model->make_trainable != nullptr;
   if (nearest.differences.empty() && (trains || !trainable)) return *nearest.model;
-  if (place.headers.empty() || backend == "kokkos") return std::nullopt;
+  if (place.headers.empty() || !can_be_plugin(backend)) return std::nullopt;
   for (const bool with_training : {true, false}) {
     if (trainable && !with_training) continue;
     const PluginKey key{config, std::string(backend), with_training};
@@ -52,7 +57,8 @@ inline std::string command_that_adds(const std::filesystem::path& config_file,
 }
 
 /// As look_for_model, of the configuration that `config_file` states. Throws ds4::Error if there is
-/// none as well, with the nearest one, in what that differs, and the command that adds it.
+/// none as well, with the nearest one, in what that differs, and the command that adds it, if one
+/// can.
 inline CompiledModel find_model(const ConfigValues& config, std::string_view backend,
                                 const std::filesystem::path& config_file, const PluginPlace& place,
                                 bool trainable = false) {
@@ -63,8 +69,12 @@ inline CompiledModel find_model(const ConfigValues& config, std::string_view bac
                                 : "no compiled-in model has this configuration; the nearest, " +
                                       nearest.model->config.name + ", differs in " +
                                       differences_in_words(nearest);
-  throw Error(detail::printable_path(config_file),
-              found + "; to add it: " + command_that_adds(config_file, backend, trainable));
+  std::error_code error;
+  const bool can_be_added = can_be_plugin(backend) && std::filesystem::exists(config_file, error);
+  throw Error(
+      detail::printable_path(config_file),
+      found + (can_be_added ? "; to add it: " + command_that_adds(config_file, backend, trainable)
+                            : ", expected one that is compiled in"));
 }
 
 }  // namespace ds4::inline v0_1
