@@ -55,17 +55,18 @@ class Distributed : public Inner {
 
  public:
   ///@{
-  /// See Backend. A matrix is the rank's part of it.
+  /// See Backend.
   using Scalar = T;
   using Element = T;
   using Index = std::int32_t;
+  template <class Expert>
+  using Experts = std::vector<Expert>;
+  ///@}
+  /// The rank's part of a matrix.
   template <std::size_t Rows, std::size_t Cols>
   struct Matrix : Inner::template Matrix<Rows, Cols> {
     Division division;  ///< of its rows
   };
-  template <class Expert>
-  using Experts = std::vector<Expert>;
-  ///@}
 
   /// Of all ranks that were launched together; all of them make one at the same time.
   explicit Distributed(Inner inner = Inner(), const DistributedOptions& options = {})
