@@ -46,7 +46,7 @@ TEST_CASE_TEMPLATE("kokkos: the program's model gives golden logits and counts i
   }
   CHECK(json["launches"].count() == count);
   // The head reads its whole matrix, [256, 64] in float32.
-  const auto linear = std::ranges::find(launches, "ds4::linear", &ds4::cli::Launches::label);
+  const auto linear = std::ranges::find(launches, "ds4::linear", &ds4::Launches::label);
   REQUIRE(linear != launches.end());
   CHECK(linear->bytes > 256.0 * 64.0 * 4.0);
 }
