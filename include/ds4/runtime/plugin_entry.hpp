@@ -29,6 +29,8 @@ inline void set_up_plugin(const PluginHost& host) {
 
 }  // namespace ds4::inline v0_1
 
+// A plugin is compiled without kernels; other sources have kernels of their own.
+#if defined(DS4_SIMD_COMPILED) && defined(DS4_SIMD_TRAINING_COMPILED)
 namespace ds4::inline v0_1::simd {
 
 ///@{
@@ -40,6 +42,7 @@ namespace ds4::inline v0_1::simd {
 ///@}
 
 }  // namespace ds4::inline v0_1::simd
+#endif
 
 /// The entry of a plugin: a configuration on a backend, and what makes it trainable or nullptr.
 #define DS4_PLUGIN(kFingerprint, C, B, make_trainable)                                 \
