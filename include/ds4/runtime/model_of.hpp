@@ -131,7 +131,7 @@ class ModelOf final : public AnyModel {
   static State& typed(AnyState& state) { return const_cast<State&>(typed(std::as_const(state))); }
 
   template <class Tensor>
-  static Logits keep(Tensor&& logits) {
+  static Logits keep(Tensor logits) {
     const auto kept = std::make_shared<const Tensor>(std::move(logits));
     return {kept, kept->flat()};
   }

@@ -129,6 +129,7 @@ inline std::optional<int> run_command(const std::vector<std::string>& words,
                                       const std::filesystem::path& output,
                                       const std::function<bool(double)>& go_on) {
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::posix_spawn_file_actions_t files{};
@@ -341,8 +342,8 @@ inline CompiledModel load_plugin(const PluginFile& file, const PluginHost& host)
   if (object == nullptr) {
     throw Error(ErrorKind::file, where, "cannot be loaded: " + detail::printable(::dlerror(), 300));
   }
-  const auto entry =
-      reinterpret_cast<detail::PluginEntry>(::dlsym(object, detail::kPluginEntry.data()));
+  const std::string name(detail::kPluginEntry);
+  const auto entry = reinterpret_cast<detail::PluginEntry>(::dlsym(object, name.c_str()));
   const CompiledModel* const model =
       entry == nullptr ? nullptr : entry(file.fingerprint.c_str(), &host);
   if (model == nullptr) {

@@ -75,7 +75,7 @@ inline std::string token_text(std::string_view bytes) {
   return text;
 }
 inline std::string token_json(const Tokenizer& tokenizer, const TokenLogprob& token,
-                              std::optional<std::string> likeliest) {
+                              const std::optional<std::string>& likeliest) {
   const std::string& bytes = tokenizer.token_bytes(token.id);
   std::vector<std::string> numbers;
   for (const char c : bytes) numbers.push_back(json_number(int{static_cast<unsigned char>(c)}));
@@ -86,6 +86,7 @@ inline std::string token_json(const Tokenizer& tokenizer, const TokenLogprob& to
 }
 inline std::string token_json(const Tokenizer& tokenizer, const ServedToken& token) {
   std::vector<std::string> likeliest;
+  likeliest.reserve(token.likeliest.size());
   for (const TokenLogprob& other : token.likeliest) {
     likeliest.push_back(token_json(tokenizer, other, std::nullopt));
   }
@@ -176,6 +177,7 @@ class ChatAnswer {
     using namespace detail;
     const ChatMessage& message = reader_.message();
     std::vector<std::string> calls;
+    calls.reserve(message.calls.size());
     for (std::size_t i = 0; i < message.calls.size(); ++i) {
       calls.push_back(call_json(i, message.calls[i].name, message.calls[i].arguments, false));
     }

@@ -297,6 +297,7 @@ void ApiService::end_answer(Job<Answer>& job, std::size_t index, std::size_t pro
     constexpr bool kChat = std::is_same_v<Answer, ChatAnswer>;
     if (!exchange.streams_) {
       std::vector<std::string> choices;
+      choices.reserve(job.answers.size());
       for (const Answer& of : job.answers) choices.push_back(of.choice());
       text = kChat ? chat_answer(job.head, choices, usage)
                    : completion_answer(job.head, choices, usage);
@@ -450,6 +451,7 @@ inline std::string ApiService::look_event(const LiveLook& look) {
   std::vector<std::string> layers;
   for (const LayerLook& layer : look.layers()) {
     std::vector<std::string> experts;
+    experts.reserve(layer.experts.size());
     for (const std::int32_t expert : layer.experts) experts.push_back(json_number(expert));
     std::vector<std::string> attended;
     constexpr double kDigits = 1e4;

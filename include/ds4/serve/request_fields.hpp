@@ -155,7 +155,7 @@ inline std::vector<std::pair<std::int32_t, float>> bias_of(const PythonJson& bod
     const bool whole = parsed.ec == std::errc() && parsed.ptr == name.data() + name.size();
     const auto number = number_member(*value, name);
     if (!whole || id < 0 || !number || std::abs(*number) > 100) refuse_bias();
-    bias.emplace_back(id, static_cast<float>(*number));
+    bias.emplace_back(id, static_cast<float>(number.value_or(0.0)));
   }
   return bias;
 }

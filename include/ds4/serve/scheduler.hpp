@@ -205,7 +205,7 @@ class Scheduler {
             const std::exception_ptr& error);
   void took_in(Sequence& sequence, std::size_t count);
   void choose(Sequence& sequence, std::span<const float> logits);
-  bool tell(Sequence& sequence, ServedToken token);
+  bool tell(Sequence& sequence, const ServedToken& token);
   void keep(Sequence& sequence, bool last);
   void finish(Sequence& sequence, SequenceEnd end);
   void remove_cancelled();
@@ -587,9 +587,10 @@ inline void Scheduler::pass_with_prompt_logprobs(Sequence& sequence) {
 
 inline void Scheduler::pass_drafted(const std::vector<Sequence*>& drafting) {
   std::vector<ServedModel::Drafted> sequences;
+  sequences.reserve(drafting.size());
   for (Sequence* sequence : drafting) {
     sequences.push_back({&sequence->state, sequence->ids.back(), &sequence->chooser.sampler(),
-                         &*sequence->draft,
+                         sequence->draft ? &*sequence->draft : nullptr,
                          sequence->request.max_tokens - sequence->result.generated});
   }
   std::vector<std::vector<std::int32_t>> chosen;
@@ -658,7 +659,7 @@ inline void Scheduler::choose(Sequence& sequence, std::span<const float> logits)
     }
     sequence.ids.push_back(token.id);
     if (sequence.result.generated == 0) keep(sequence, true);  // the whole prompt
-    if (tell(sequence, std::move(token))) return;
+    if (tell(sequence, token)) return;
   } catch (...) {
     fail({&sequence}, &sequence, std::current_exception());
     return;
@@ -668,7 +669,7 @@ inline void Scheduler::choose(Sequence& sequence, std::span<const float> logits)
 }
 
 /// Tells a token, the last of ids; false if it is the last of the sequence, whose end is then set.
-inline bool Scheduler::tell(Sequence& sequence, ServedToken token) {
+inline bool Scheduler::tell(Sequence& sequence, const ServedToken& token) {
   ++sequence.result.generated;
   ++counts_.generated;
   const std::int32_t id = token.id;
@@ -692,7 +693,7 @@ inline void Scheduler::keep(Sequence& sequence, bool last) {
   if (!due && !last) return;
   try {
     cache_.insert(std::span(sequence.ids).first(sequence.taken), sequence.state);
-  } catch (const std::bad_alloc&) {  // it goes on without
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch): it goes on without
   }
   sequence.snapshot = sequence.taken;
 }

@@ -102,10 +102,12 @@ class TurnMemory {
     using namespace detail;
     const auto ids_json = [](const std::vector<std::int32_t>& ids) {
       std::vector<std::string> numbers;
+      numbers.reserve(ids.size());
       for (const std::int32_t id : ids) numbers.push_back(json_number(id));
       return json_array(numbers);
     };
     std::vector<std::string> calls;
+    calls.reserve(turn.calls.size());
     for (const ToolCall& call : turn.calls) {
       calls.push_back(
           json_object({{"function", json_object({{"name", json_text(call.name)},
@@ -140,7 +142,7 @@ class TurnMemory {
         turn.reasoning_ids = ids_of(json, "reasoning_ids");
         turn.answer_ids = ids_of(json, "answer_ids");
         if (!turn.answer_ids.empty()) keep(turn);
-      } catch (const Error&) {  // cut off, or another's
+      } catch (const Error&) {  // NOLINT(bugprone-empty-catch): cut off, or another's
       }
     }
   }

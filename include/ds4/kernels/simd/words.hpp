@@ -152,7 +152,7 @@ struct Bf16PairWords {
   }
 #endif
   template <std::size_t step>
-  static const Rows& rows(const Word& word) {
+  static Rows rows(const Word& word) {
     return word;
   }
   static Batch<A> multiply_add(const Batch<A>& acc, const Rows& rows, const std::byte* token) {
@@ -176,7 +176,7 @@ struct Bf16DotWords<Avx512> {
   static Word load(const std::byte* p) { return of_bits(_mm512_loadu_si512(p)); }
   static Word of_bits(__m512i pairs) { return reinterpret_cast<__m512bh>(pairs); }
   template <std::size_t step>
-  static const Rows& rows(const Word& word) {
+  static Rows rows(const Word& word) {
     return word;
   }
   static Batch<A> dot(const Batch<A>& acc, const Rows& a, const Rows& b) {
