@@ -53,8 +53,8 @@ inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows
     __m512i words[kRows];
     transpose_words<A>(words, from, word * kWord);
     // Parts take turns, so that the sums of one need not be waited for.
-    DS4_UNROLL for (std::size_t i = 0; i < kPart; ++i) {
-      DS4_UNROLL for (std::size_t part = 0; part < kParts; ++part) {
+    for_each_step<A, kPart>([&](auto i) {
+      for_each_step<A, kParts>([&](auto part) {
         const std::size_t w = part * kPart + i;
         const typename Words::Word elements = Words::of_bits(words[w]);
         for_each_step<A, Words::kSteps>([&](auto step) {
@@ -65,8 +65,8 @@ inline void multiply_rows(float* y, std::size_t y_stride, const StoredRows& rows
             chain[t] = Words::multiply_add(chain[t], row, x + t * token_stride);
           }
         });
-      }
-    }
+      });
+    });
     tokens += kRows * Words::kSteps * Words::kTokenBytes;
     if constexpr (kScaled) {
       const std::size_t done = word + kRows;

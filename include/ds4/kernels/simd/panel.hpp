@@ -75,8 +75,8 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
       }
     }
     const auto add_words = [&](auto count) {
-      DS4_UNROLL for (std::size_t w = 0; w < decltype(count)::value; ++w, p += block.stride) {
-        DS4_UNROLL for (std::size_t v = 0; v < Vectors; ++v) {
+      for_each_step<A, decltype(count)::value>([&](auto w) {
+        for_each_step<A, Vectors>([&](auto v) {
           const typename Words::Word word = Words::load(p + v * kLanes<A> * kWord);
           for_each_step<A, Words::kSteps>([&](auto step) {
             const typename Words::Rows rows = Words::template rows<step>(word);
@@ -86,9 +86,10 @@ inline void multiply_block(float* y, std::size_t y_stride, const Block& block,
               chain[t][v] = Words::multiply_add(chain[t][v], rows, x + t * token_stride);
             }
           });
-        }
+        });
+        p += block.stride;
         tokens += Words::kSteps * Words::kTokenBytes;
-      }
+      });
     };
     constexpr std::size_t kTurn = Words::kSteps > 1 ? 1 : kLanes<A> == 8 ? 2 : kC;
     if constexpr (T == 2 && Words::kSteps == 1 &&
