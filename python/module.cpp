@@ -191,9 +191,7 @@ ds4::PluginCompiler plugin_compiler() {
     std::error_code error;
     if (fs::exists(headers / "ds4/model.hpp", error)) compiler.headers = headers;
   }
-  for (const auto part : std::views::split(std::string_view(DS4_PLUGIN_INCLUDES), ':')) {
-    compiler.flags.push_back("-I" + std::string(part.begin(), part.end()));
-  }
+  compiler.flags = ds4::include_flags(DS4_PLUGIN_INCLUDES);
   return compiler;
 }
 

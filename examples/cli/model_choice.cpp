@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <ranges>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -122,9 +121,7 @@ PluginCompiler plugin_compiler() {
     if (!compiler.headers.empty() || !fs::exists(place / "ds4/model.hpp", error)) continue;
     compiler.headers = place;
   }
-  for (const auto part : std::views::split(std::string_view(DS4_PLUGIN_INCLUDES), ':')) {
-    compiler.flags.push_back("-I" + std::string(part.begin(), part.end()));
-  }
+  compiler.flags = include_flags(DS4_PLUGIN_INCLUDES);
   return compiler;
 }
 
@@ -189,7 +186,7 @@ CompiledModel find_compiled(const ConfigValues& config, const fs::path& config_f
   if (!place.headers.empty() && can_be_plugin(backend) && offers(config_file, backend)) {
     return load_plugin(add_configuration(config, config_file, backend, trainable), place.host);
   }
-  return find_model(config, backend, config_file, place, trainable);
+  refuse_model(config, backend, config_file, trainable);
 }
 
 std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
@@ -205,7 +202,8 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
        .pin = choice.pin,
        .exact = choice.exact,
        .memory_budget = budget,
-       .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); }});
+       .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); },
+       .note = [](const std::string& line) { complain("ds4: " + line); }});
   warn(loaded->checkpoint().warnings());
   return loaded;
 }

@@ -1,5 +1,6 @@
 #include "cli/ranks.hpp"
 
+#include <algorithm>
 #include <any>
 #include <array>
 #include <chrono>
@@ -623,7 +624,8 @@ int run_on_ranks(int (*program)(int, char**), int argc, char** argv) {
 std::unique_ptr<AnyModel> load_on_ranks(const CompiledModel& model,
                                         const std::filesystem::path& dir,
                                         const BackendOptions& options) {
-  const auto index = static_cast<std::uint64_t>(&model - compiled_models().data());
+  const auto own = std::ranges::find(compiled_models(), model.load, &CompiledModel::load);
+  const auto index = static_cast<std::uint64_t>(own - compiled_models().begin());
   auto outbox = std::make_shared<Outbox>();
   outbox->send(std::move(Writer()
                              .add(Order::load)

@@ -19,6 +19,7 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/core/checked_stream.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
 #include <ds4/core/new_file.hpp>
@@ -255,10 +256,8 @@ Run::Run(TrainOptions options) : options_(std::move(options)) {
              {"rounding", "backend " + options_.backend + ", sequences per pass " +
                               std::to_string(settings.sequences_per_pass)}};
   if (drafter) {  // trained for these weights alone
-    char text[20];
-    std::snprintf(text, sizeof text, "%016llx",
-                  static_cast<unsigned long long>(Checkpoint::open(options_.init).fingerprint()));
-    origin_["course"] += ", drafter " + options_.drafter + ", model " + text;
+    origin_["course"] += ", drafter " + options_.drafter + ", model " +
+                         detail::hexadecimal(Checkpoint::open(options_.init).fingerprint());
   }
   trainer_.emplace(*model_, std::move(texts_.training), settings);
   if (options_.resume) resume();

@@ -10,6 +10,7 @@
 #include <ostream>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 
 #include <ds4/core/error.hpp>
@@ -41,6 +42,14 @@ class Checksum {
   }
   std::uint64_t sum_ = 0xcbf29ce484222325u;
 };
+
+/// A number as a text of 16 digits.
+inline std::string hexadecimal(std::uint64_t number) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text(16, '0');
+  for (std::size_t i = 16; i-- > 0; number >>= 4) text[i] = kDigits[number & 15u];
+  return text;
+}
 
 /// Writes values and bytes to a stream. Throws ds4::Error, naming `where`, if the stream fails.
 class CheckedWriter {

@@ -92,7 +92,7 @@ class Distributed : public Inner {
   void expect_model(const ConfigValues& config, std::uint64_t fingerprint) {
     mpi::Facts facts{{"version", std::string(kLibraryVersion)},
                      {"configuration", mpi::checksum_of(to_string(config))},
-                     {"checkpoint", mpi::hexadecimal(fingerprint)},
+                     {"checkpoint", detail::hexadecimal(fingerprint)},
                      {"whole_bytes", std::to_string(shared_->options.whole_bytes)}};
     if constexpr (requires { this->instruction_set(); }) {
       facts.emplace_back("instruction set", this->instruction_set());

@@ -30,6 +30,8 @@ struct BackendOptions {
   std::optional<std::size_t> memory_budget = {};  ///< bytes of weights to keep in memory
   /// Told how many bytes of weights are uploaded, and of how many, by backends that upload them.
   std::function<void(std::size_t, std::size_t)> progress = {};
+  /// Told in a line what else a user may want to know.
+  std::function<void(const std::string&)> note = {};
 };
 
 /// A configuration that is compiled, on one backend.

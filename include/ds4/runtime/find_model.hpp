@@ -1,6 +1,7 @@
 // Which compiled model runs a configuration: one of the program, or a plugin.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -37,10 +38,11 @@ inline std::optional<CompiledModel> look_for_model(const ConfigValues& config,
   const bool trains = nearest.model->make_trainable != nullptr;
   if (nearest.differences.empty() && (trains || !trainable)) return *nearest.model;
   if (place.headers.empty() || !can_be_plugin(backend)) return std::nullopt;
+  const std::uint64_t headers = headers_checksum(place.headers);
   for (const bool with_training : {true, false}) {
     if (trainable && !with_training) continue;
     const PluginKey key{config, std::string(backend), with_training};
-    const auto file = find_plugin(plugin_folder(), plugin_fingerprint(key, place.headers));
+    const auto file = find_plugin(plugin_folder(), plugin_fingerprint(key, headers));
     if (file) return load_plugin(*file, place.host);
   }
   return std::nullopt;
@@ -56,13 +58,11 @@ inline std::string command_that_adds(const std::filesystem::path& config_file,
          (trainable ? " --trainable" : "");
 }
 
-/// As look_for_model, of the configuration that `config_file` states. Throws ds4::Error if there is
-/// none as well, with the nearest one, in what that differs, and the command that adds it, if one
-/// can.
-inline CompiledModel find_model(const ConfigValues& config, std::string_view backend,
-                                const std::filesystem::path& config_file, const PluginPlace& place,
-                                bool trainable = false) {
-  if (const auto found = look_for_model(config, backend, place, trainable)) return *found;
+/// Throws ds4::Error: no model has the configuration that `config_file` states. With the nearest
+/// one, in what that differs, and the command that adds it, if one can.
+[[noreturn]] inline void refuse_model(const ConfigValues& config, std::string_view backend,
+                                      const std::filesystem::path& config_file,
+                                      bool trainable = false) {
   const NearestModel nearest = nearest_model(compiled_models(), config, backend);
   const std::string found = nearest.differences.empty()
                                 ? "no model of this configuration is compiled for training"
@@ -75,6 +75,15 @@ inline CompiledModel find_model(const ConfigValues& config, std::string_view bac
       detail::printable_path(config_file),
       found + (can_be_added ? "; to add it: " + command_that_adds(config_file, backend, trainable)
                             : ", expected one that is compiled in"));
+}
+
+/// As look_for_model, of the configuration that `config_file` states, and as refuse_model if there
+/// is none.
+inline CompiledModel find_model(const ConfigValues& config, std::string_view backend,
+                                const std::filesystem::path& config_file, const PluginPlace& place,
+                                bool trainable = false) {
+  if (const auto found = look_for_model(config, backend, place, trainable)) return *found;
+  refuse_model(config, backend, config_file, trainable);
 }
 
 }  // namespace ds4::inline v0_1

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -33,12 +34,12 @@ struct BackendTraits<Distributed<Simd>> {
                                    .pin = options.pin,
                                    .exact = options.exact,
                                    .memory_budget = options.memory_budget,
-                                   .kernels = &common_kernels()}));
+                                   .kernels = &common_kernels(options)}));
   }
   ///@}
 
  private:
-  static const simd::Kernels& common_kernels() {
+  static const simd::Kernels& common_kernels(const BackendOptions& options) {
     mpi::Ranks ranks;
     const auto sets = simd::compiled_sets();
     const auto available = simd::available_kernels();
@@ -51,6 +52,9 @@ struct BackendTraits<Distributed<Simd>> {
     const std::size_t best = mpi::best_of_all(ranks, sets.size(), own);
     const auto chosen = std::ranges::find_if(
         available, [&](const simd::Kernels* kernels) { return kernels->name == sets[best]; });
+    if (options.note && *chosen != &simd::chosen_kernels()) {
+      options.note("the ranks have " + std::string(sets[best]) + " in common: it runs on all");
+    }
     return **chosen;
   }
 };

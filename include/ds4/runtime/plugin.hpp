@@ -2,12 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -15,6 +13,7 @@
 #include <functional>
 #include <iterator>
 #include <optional>
+#include <ranges>
 #include <span>
 #include <string>
 #include <string_view>
@@ -84,6 +83,15 @@ struct PluginCompiler {
   std::string command = {};
 };
 
+/// The flags for folders of headers, with ':' between them, as ds4_plugin_includes() gives them.
+inline std::vector<std::string> include_flags(std::string_view folders) {
+  std::vector<std::string> flags;
+  for (const auto folder : std::views::split(folders, ':')) {
+    flags.push_back("-I" + std::string(folder.begin(), folder.end()));
+  }
+  return flags;
+}
+
 /// A plugin in the cache.
 struct PluginFile {
   std::filesystem::path path;  ///< NAME.KIND.FINGERPRINT.COMPILER.so
@@ -98,12 +106,6 @@ namespace detail {
 inline constexpr std::string_view kPluginEntry = "ds4_plugin";
 /// The function of that name: the model, or null if the fingerprint is not the plugin's.
 using PluginEntry = const CompiledModel* (*)(const char* fingerprint, const PluginHost* host);
-
-inline std::string hexadecimal(std::uint64_t value) {
-  std::array<char, 17> text{};
-  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(value));
-  return text.data();
-}
 
 /// Throws unless only this user can have written what is there.
 inline void expect_own(const std::filesystem::path& path, bool folder) {
@@ -266,15 +268,10 @@ inline std::filesystem::path plugin_folder(bool create = false) {
   return folder;
 }
 
-/// Tells what is compiled from anything else: the configuration but for its name, the backend, the
-/// version of ds4 and the content of its headers. Throws ds4::Error if these cannot be read.
-inline std::string plugin_fingerprint(const PluginKey& key, const std::filesystem::path& headers) {
+/// A checksum of the names and the content of ds4's headers in a folder. Throws ds4::Error if these
+/// cannot be read.
+inline std::uint64_t headers_checksum(const std::filesystem::path& headers) {
   namespace fs = std::filesystem;
-  detail::Checksum sum;
-  const auto add = [&](std::string_view text) { sum.add(std::as_bytes(std::span(text))); };
-  add(to_string(key.config));
-  add(key.kind());
-  add(kLibraryVersion);
   std::vector<fs::path> files;
   std::error_code error;
   for (const auto& entry : fs::recursive_directory_iterator(headers / "ds4", error)) {
@@ -285,12 +282,30 @@ inline std::string plugin_fingerprint(const PluginKey& key, const std::filesyste
                 "expected the headers of ds4, found none");
   }
   std::ranges::sort(files);
+  detail::Checksum sum;
+  const auto add = [&](std::string_view text) { sum.add(std::as_bytes(std::span(text))); };
   for (const fs::path& file : files) {
     add(file.lexically_relative(headers).native());
-    const std::string text = detail::text_of(file);
-    add(text);
+    add(detail::text_of(file));
   }
+  return sum.value();
+}
+
+/// Tells what is compiled from anything else: the configuration but for its name, the backend, the
+/// version of ds4 and its headers, whose checksum that is.
+inline std::string plugin_fingerprint(const PluginKey& key, std::uint64_t headers) {
+  detail::Checksum sum;
+  const auto add = [&](std::string_view text) { sum.add(std::as_bytes(std::span(text))); };
+  add(to_string(key.config));
+  add(key.kind());
+  add(kLibraryVersion);
+  add(detail::hexadecimal(headers));
   return detail::hexadecimal(sum.value());
+}
+
+/// The same for the headers in a folder; throws as headers_checksum does.
+inline std::string plugin_fingerprint(const PluginKey& key, const std::filesystem::path& headers) {
+  return plugin_fingerprint(key, headers_checksum(headers));
 }
 
 /// The plugins in a folder, by name; none where there is no folder.

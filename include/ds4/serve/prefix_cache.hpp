@@ -382,9 +382,8 @@ inline bool PrefixCache::save(Node* node) {
   const std::vector<std::int32_t> ids = ids_of(node);
   detail::Checksum sum;
   sum.add(std::as_bytes(std::span(ids)));
-  std::ostringstream name;
-  name << std::hex << sum.value() << std::dec << '-' << ids.size();
-  node->file = options_.folder / name.str();
+  node->file =
+      options_.folder / (detail::hexadecimal(sum.value()) + "-" + std::to_string(ids.size()));
   try {
     const std::filesystem::path state_file = node->file.native() + kStateSuffix;
     const std::filesystem::path ids_file = node->file.native() + kIdsSuffix;

@@ -4,7 +4,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -17,6 +16,7 @@
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_json.hpp>
 #include <ds4/config/config_values.hpp>
+#include <ds4/core/checked_stream.hpp>
 #include <ds4/core/dtype.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/core/messages.hpp>
@@ -56,9 +56,7 @@ inline std::string text_fingerprint(std::span<const std::int32_t> tokens) {
       hash = (hash ^ (static_cast<std::uint32_t>(token) >> shift & 0xffu)) * 0x100000001b3u;
     }
   }
-  char digits[17];
-  std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
-  return std::to_string(tokens.size()) + " tokens, fingerprint " + digits;
+  return std::to_string(tokens.size()) + " tokens, fingerprint " + detail::hexadecimal(hash);
 }
 
 /// Makes a folder if it is missing. Throws ds4::Error if it cannot.

@@ -21,19 +21,11 @@ namespace ds4::inline v0_1::mpi {
 /// Names and values that have to be the same on all ranks, in the same order.
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
-/// A number as a text of 16 digits.
-inline std::string hexadecimal(std::uint64_t number) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text(16, '0');
-  for (std::size_t i = 16; i-- > 0; number >>= 4) text[i] = kDigits[number & 15u];
-  return text;
-}
-
 /// A text's checksum, for texts that are too long to be told.
 inline std::string checksum_of(const std::string& text) {
   detail::Checksum sum;
   sum.add(std::as_bytes(std::span(text)));
-  return hexadecimal(sum.value());
+  return detail::hexadecimal(sum.value());
 }
 
 /// The machine's name.
