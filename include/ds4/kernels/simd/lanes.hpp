@@ -37,13 +37,15 @@ namespace ds4::inline v0_1::simd {
 /// The instruction sets that kernels are written for. A kernel is a template over one of them, so
 /// translation units with different compiler flags make different symbols. Baseline is what every
 /// machine of its family has: SSE2 or NEON. kRegisters is how many vectors a set has room for,
-/// kDotsBf16 whether it multiplies pairs of BF16.
+/// kDotsBf16 whether it multiplies pairs of BF16, Integers, if there is such, the type of vectors
+/// for which it has transpose_words.
 struct Baseline {
   static constexpr const char* kName = "baseline";
   static constexpr bool kDotsBf16 = false;
 #ifdef DS4_HAVE_NEON
   static constexpr std::size_t kRegisters = 32;
   using Xsimd = xsimd::neon64;
+  using Integers = uint32x4_t;
 #else
   static constexpr std::size_t kRegisters = 16;
   using Xsimd = xsimd::sse2;
@@ -73,6 +75,7 @@ struct NeonBf16 {  ///< with BF16: Neoverse N2 and V1, Cortex-A710, Apple M2 and
   static constexpr bool kDotsBf16 = true;
   static constexpr std::size_t kRegisters = 32;
   using Xsimd = xsimd::neon64;
+  using Integers = uint32x4_t;
 };
 #endif
 

@@ -210,18 +210,12 @@ inline void expand_scale_codes(float* out, const std::byte* words, std::size_t s
                                std::size_t height, std::size_t groups, float unit) {
   for (std::size_t g = 0; g < groups; ++g, out += kPanelRows) {
     const std::byte* codes = words + g / kWord * stride;
-    if constexpr (kLanes<A> >= 8) {
-      for (std::size_t r = 0; r < height; r += kLanes<A>) {
-        const Bits<A> code =
-            (load_bits<A>(codes + r * kWord) >> static_cast<int>(g % kWord * 8)) & Bits<A>(0xffu);
-        Bits<A> bits = xsimd::select(code == Bits<A>(0u), Bits<A>(0x400000u), code << 23);
-        bits = xsimd::select(code == Bits<A>(255u), Bits<A>(0x7fc00000u), bits);
-        (floats_of<A>(bits) * splat<A>(unit)).store_unaligned(out + r);
-      }
-    } else {
-      for (std::size_t r = 0; r < height; ++r) {
-        out[r] = scale_of_code<A>(codes[r * kWord + g % kWord]) * unit;
-      }
+    for (std::size_t r = 0; r < height; r += kLanes<A>) {
+      const Bits<A> code =
+          (load_bits<A>(codes + r * kWord) >> static_cast<int>(g % kWord * 8)) & Bits<A>(0xffu);
+      Bits<A> bits = xsimd::select(code == Bits<A>(0u), Bits<A>(0x400000u), code << 23);
+      bits = xsimd::select(code == Bits<A>(255u), Bits<A>(0x7fc00000u), bits);
+      (floats_of<A>(bits) * splat<A>(unit)).store_unaligned(out + r);
     }
   }
 }

@@ -6,7 +6,6 @@
 #include <ds4/kernels/simd/words.hpp>
 
 #ifdef DS4_HAVE_NEON
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -14,7 +13,6 @@
 #include <cstring>
 
 #include <ds4/core/dtype.hpp>
-#include <ds4/kernels/simd/sizes.hpp>
 
 namespace ds4::inline v0_1::simd {
 
@@ -38,7 +36,7 @@ struct Bf16DotWords<NeonBf16> {
   static Word load(const std::byte* p) { return of_bits(load_bytes<A>(p)); }
   static Word of_bits(uint8x16_t pairs) { return vreinterpretq_bf16_u8(pairs); }
   template <std::size_t step>
-  static const Rows& rows(const Word& word) {
+  static Rows rows(const Word& word) {
     return word;
   }
   static Batch<A> dot(const Batch<A>& acc, const Rows& a, const Rows& b) {
@@ -86,24 +84,19 @@ struct Bf16DotWords<NeonBf16> {
 };
 #endif
 
-/// The bytes of the BF16 values of FP8's codes below 16, and of the codes of FP4.
-struct NeonTables {
-  std::array<std::uint8_t, 16> fp8_low;
-  std::array<std::uint8_t, 16> fp8_high;
-  std::array<std::uint8_t, 16> fp4_low;
-  std::array<std::uint8_t, 16> fp4_high;
+/// The bytes of the BF16 values of FP8's codes below 16.
+struct LeastFp8Bytes {
+  std::array<std::uint8_t, 16> low;
+  std::array<std::uint8_t, 16> high;
 };
-inline constexpr NeonTables kNeonTables = [] {
-  NeonTables tables{};
+inline constexpr LeastFp8Bytes kLeastFp8Bytes = [] {
+  LeastFp8Bytes bytes{};
   for (std::uint8_t code = 0; code < 16; ++code) {
-    const auto fp8 = std::bit_cast<std::uint32_t>(f8_e4m3_to_float(code));
-    const auto fp4 = std::bit_cast<std::uint32_t>(fp4_to_float(code));
-    tables.fp8_low[code] = static_cast<std::uint8_t>(fp8 >> 16);
-    tables.fp8_high[code] = static_cast<std::uint8_t>(fp8 >> 24);
-    tables.fp4_low[code] = static_cast<std::uint8_t>(fp4 >> 16);
-    tables.fp4_high[code] = static_cast<std::uint8_t>(fp4 >> 24);
+    const auto bits = std::bit_cast<std::uint32_t>(f8_e4m3_to_float(code));
+    bytes.low[code] = static_cast<std::uint8_t>(bits >> 16);
+    bytes.high[code] = static_cast<std::uint8_t>(bits >> 24);
   }
-  return tables;
+  return bytes;
 }();
 
 /// Two words of BF16 for each of 4 words of FP8. A code's bits but the sign are those of BF16, 4
@@ -119,9 +112,9 @@ struct NeonFp8 {
     const uint8x16_t magnitude = vandq_u8(codes, vdupq_n_u8(0x7f));
     // Lookups leave values whose index is not in the table as they are.
     const uint8x16_t low =
-        vqtbx1q_u8(vshlq_n_u8(codes, 4), vld1q_u8(kNeonTables.fp8_low.data()), magnitude);
+        vqtbx1q_u8(vshlq_n_u8(codes, 4), vld1q_u8(kLeastFp8Bytes.low.data()), magnitude);
     uint8x16_t high = vaddq_u8(vshrq_n_u8(magnitude, 4), vdupq_n_u8(kBias));
-    high = vqtbx1q_u8(high, vld1q_u8(kNeonTables.fp8_high.data()), magnitude);
+    high = vqtbx1q_u8(high, vld1q_u8(kLeastFp8Bytes.high.data()), magnitude);
     const uint8x16_t nan = vceqq_u8(magnitude, vdupq_n_u8(0x7f));
     high = vorrq_u8(high, vshrq_n_u8(nan, 1));  // every bit of the exponent
     high = vbslq_u8(vdupq_n_u8(0x80), codes, high);
@@ -145,8 +138,8 @@ struct NeonFp4 {
 
   static Word load(const std::byte* p) {
     const uint8x16_t codes = load_bytes<A>(p);
-    const uint8x16_t low = vld1q_u8(kNeonTables.fp4_low.data());
-    const uint8x16_t high = vld1q_u8(kNeonTables.fp4_high.data());
+    const uint8x16_t low = vld1q_u8(kFp4Bytes.low);
+    const uint8x16_t high = vld1q_u8(kFp4Bytes.high);
     const uint8x16_t even = vandq_u8(codes, vdupq_n_u8(15));
     const uint8x16_t odd = vshrq_n_u8(codes, 4);
     const uint8x16_t even_low = vqtbl1q_u8(low, even);
@@ -180,7 +173,7 @@ struct Fp8Words<Baseline> : FloatSteps<Baseline, 4> {
   static Word load(const std::byte* p) { return NeonFp8<Baseline>::load(p); }
   template <std::size_t step>
   static Batch<Baseline> rows(const Word& word) {
-    return floats_of_pairs < Baseline, step % 2 == 1 > (word[step / 2]);
+    return floats_of_pairs<Baseline, (step % 2 == 1)>(word[step / 2]);
   }
 };
 template <>
@@ -190,40 +183,26 @@ struct Fp4Words<Baseline> : FloatSteps<Baseline, 8> {
   static Word load(const std::byte* p) { return NeonFp4<Baseline>::load(p); }
   template <std::size_t step>
   static Batch<Baseline> rows(const Word& word) {
-    return floats_of_pairs < Baseline, step / 4 == 1 > (word[step % 4]);
+    return floats_of_pairs<Baseline, (step / 4 == 1)>(word[step % 4]);
   }
 };
 ///@}
 
-/// Writes words of each of `height` rows, as pack_words, in squares of 4 rows and 4 words; what is
-/// behind the last row is written as well, up to a multiple of 4. Returns how many words of a row
-/// it has done: the largest multiple of 4 in `words`.
+/// words[w] = word w of each of 4 rows, which start `offset` bytes behind these.
 template <class A>
-inline std::size_t pack_words_by_4(std::byte* out, std::size_t out_stride, const std::byte* rows,
-                                   std::size_t row_stride, std::size_t words, std::size_t height) {
-  const std::size_t done = words / 4 * 4;
-  for (std::size_t r = 0; r < height; r += 4) {
-    const std::byte* from[4];
-    for (std::size_t i = 0; i < 4; ++i) from[i] = rows + std::min(r + i, height - 1) * row_stride;
-    std::byte* to = out + r * kWord;
-    for (std::size_t word = 0; word < done; word += 4, to += 4 * out_stride) {
-      uint32x4_t row[4];
-      DS4_UNROLL for (std::size_t i = 0; i < 4; ++i) {
-        row[i] = vreinterpretq_u32_u8(load_bytes<A>(from[i] + word * kWord));
-      }
-      const uint64x2_t even01 = vreinterpretq_u64_u32(vtrn1q_u32(row[0], row[1]));  // words 0 and 2
-      const uint64x2_t odd01 = vreinterpretq_u64_u32(vtrn2q_u32(row[0], row[1]));
-      const uint64x2_t even23 = vreinterpretq_u64_u32(vtrn1q_u32(row[2], row[3]));
-      const uint64x2_t odd23 = vreinterpretq_u64_u32(vtrn2q_u32(row[2], row[3]));
-      const uint64x2_t columns[4] = {vtrn1q_u64(even01, even23), vtrn1q_u64(odd01, odd23),
-                                     vtrn2q_u64(even01, even23), vtrn2q_u64(odd01, odd23)};
-      DS4_UNROLL for (std::size_t i = 0; i < 4; ++i) {
-        vst1q_u8(reinterpret_cast<std::uint8_t*>(to + i * out_stride),
-                 vreinterpretq_u8_u64(columns[i]));
-      }
-    }
-  }
-  return done;
+inline void transpose_words(uint32x4_t (&words)[4], const std::byte* const (&rows)[4],
+                            std::size_t offset) {
+  const auto load = [&](std::size_t row) {
+    return vreinterpretq_u32_u8(load_bytes<A>(rows[row] + offset));
+  };
+  const uint64x2_t even01 = vreinterpretq_u64_u32(vtrn1q_u32(load(0), load(1)));  // words 0 and 2
+  const uint64x2_t odd01 = vreinterpretq_u64_u32(vtrn2q_u32(load(0), load(1)));
+  const uint64x2_t even23 = vreinterpretq_u64_u32(vtrn1q_u32(load(2), load(3)));
+  const uint64x2_t odd23 = vreinterpretq_u64_u32(vtrn2q_u32(load(2), load(3)));
+  words[0] = vreinterpretq_u32_u64(vtrn1q_u64(even01, even23));
+  words[1] = vreinterpretq_u32_u64(vtrn1q_u64(odd01, odd23));
+  words[2] = vreinterpretq_u32_u64(vtrn2q_u64(even01, even23));
+  words[3] = vreinterpretq_u32_u64(vtrn2q_u64(odd01, odd23));
 }
 
 }  // namespace ds4::inline v0_1::simd

@@ -2,11 +2,9 @@
 // exact; a power of two by which all elements of a storage are off is taken into its scales.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
-#include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
 #include <ds4/kernels/simd/words.hpp>
 
@@ -19,21 +17,6 @@ inline Batch<Avx2> floats_of_halves(__m256i halves) {
   return _mm256_cvtph_ps(upper ? _mm256_extracti128_si256(halves, 1)
                                : _mm256_castsi256_si128(halves));
 }
-
-/// The bytes of the BF16 of each FP4 code, twice over: operands of byte lookups.
-struct Fp4Bytes {
-  alignas(32) std::uint8_t low[32];
-  alignas(32) std::uint8_t high[32];
-};
-inline constexpr Fp4Bytes kFp4Bytes = [] {
-  Fp4Bytes bytes{};
-  for (unsigned code = 0; code < 32; ++code) {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(fp4_to_float(code % 16));
-    bytes.low[code] = static_cast<std::uint8_t>(bits >> 16);
-    bytes.high[code] = static_cast<std::uint8_t>(bits >> 24);
-  }
-  return bytes;
-}();
 
 /// F16 rows.
 template <>

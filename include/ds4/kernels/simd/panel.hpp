@@ -262,8 +262,7 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
                        [[maybe_unused]] const std::byte* ahead = nullptr) {
   const std::size_t whole = bytes / kWord;
   std::size_t word = 0;
-#ifdef DS4_HAVE_AVX2
-  if constexpr (kLanes<A> >= 8) {
+  if constexpr (requires { typename A::Integers; }) {
     constexpr std::size_t kRows = kLanes<A>;
     if (height % kRows == 0 || out_stride == kPanelRows * kWord) {
       for (std::size_t r = 0; r < height; r += kRows) {
@@ -286,12 +285,6 @@ inline void pack_words(std::byte* out, std::size_t out_stride, const std::byte* 
       }
     }
   }
-#endif
-#ifdef DS4_HAVE_NEON
-  if (height % 4 == 0 || out_stride == kPanelRows * kWord) {
-    word = pack_words_by_4<A>(out, out_stride, rows, row_stride, whole, height);
-  }
-#endif
   for (; word < whole; ++word) {
     for (std::size_t r = 0; r < height; ++r) {
       std::memcpy(out + word * out_stride + r * kWord, rows + r * row_stride + word * kWord, kWord);

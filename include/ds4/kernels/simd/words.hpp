@@ -5,11 +5,13 @@
 // kTokenBytes of a token.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
+#include <ds4/core/dtype.hpp>
 #include <ds4/kernels/simd/lanes.hpp>
 
 namespace ds4::inline v0_1::simd {
@@ -76,57 +78,49 @@ inline Batch<A> floats_of_codes(const Bits<A>& codes) {
          floats_of<A>(leading);
 }
 
-/// Rows of small floats of so many bits, the sign the highest one.
-template <class A, unsigned bits>
-struct CodeSteps : FloatSteps<A, 32 / bits> {
+/// Rows of small floats of so many bits, the sign the highest one; see floats_of_codes. Codes from
+/// `first_special` on have the bits `special` as well: infinities and NaN.
+template <class A, unsigned bits, unsigned mantissa_bits, unsigned bias,
+          std::uint32_t first_special, std::uint32_t special>
+struct CodeWords : FloatSteps<A, 32 / bits> {
   using Word = Bits<A>;
 
   static Word load(const std::byte* p) { return load_bits<A>(p); }
-
- protected:
   template <std::size_t step>
-  static Bits<A> code(const Word& word) {
-    return (word >> static_cast<int>(step * bits)) & Bits<A>((1u << (bits - 1)) - 1);
-  }
-  template <std::size_t step>
-  static Batch<A> with_sign(const Batch<A>& value, const Word& word) {
-    const Bits<A> sign = (word << static_cast<int>(32 - (step + 1) * bits)) & Bits<A>(0x80000000u);
-    return value | floats_of<A>(sign);
+  static Batch<A> rows(const Word& word) {
+    const Bits<A> code = (word >> static_cast<int>(step * bits)) & Bits<A>((1u << (bits - 1)) - 1);
+    Bits<A> others = (word << static_cast<int>(32 - (step + 1) * bits)) & Bits<A>(0x80000000u);
+    if constexpr (special != 0) {
+      others = others | xsimd::select(code < Bits<A>(first_special), Bits<A>(0u), Bits<A>(special));
+    }
+    return floats_of_codes<A, mantissa_bits, bias>(code) | floats_of<A>(others);
   }
 };
 
 ///@{
 /// F16, FP8 and packed FP4 rows, their values exact. Instruction sets may have a way of their own.
 template <class A>
-struct F16Words : CodeSteps<A, 16> {
-  template <std::size_t step>
-  static Batch<A> rows(const Bits<A>& word) {
-    const Bits<A> code = CodeSteps<A, 16>::template code<step>(word);
-    const Bits<A> special =
-        xsimd::select(code < Bits<A>(0x7c00u), Bits<A>(0u), Bits<A>(0x7f800000u));
-    return CodeSteps<A, 16>::template with_sign<step>(
-        floats_of_codes<A, 10, 15>(code) | floats_of<A>(special), word);
-  }
-};
+struct F16Words : CodeWords<A, 16, 10, 15, 0x7c00u, 0x7f800000u> {};
 template <class A>
-struct Fp8Words : CodeSteps<A, 8> {
-  template <std::size_t step>
-  static Batch<A> rows(const Bits<A>& word) {
-    const Bits<A> code = CodeSteps<A, 8>::template code<step>(word);
-    const Bits<A> nan = xsimd::select(code < Bits<A>(0x7fu), Bits<A>(0u), Bits<A>(0x7fc00000u));
-    return CodeSteps<A, 8>::template with_sign<step>(
-        floats_of_codes<A, 3, 7>(code) | floats_of<A>(nan), word);
-  }
-};
+struct Fp8Words : CodeWords<A, 8, 3, 7, 0x7fu, 0x7fc00000u> {};
 template <class A>
-struct Fp4Words : CodeSteps<A, 4> {
-  template <std::size_t step>
-  static Batch<A> rows(const Bits<A>& word) {
-    const Bits<A> code = CodeSteps<A, 4>::template code<step>(word);
-    return CodeSteps<A, 4>::template with_sign<step>(floats_of_codes<A, 1, 1>(code), word);
-  }
-};
+struct Fp4Words : CodeWords<A, 4, 1, 1, 8, 0> {};
 ///@}
+
+/// The bytes of the BF16 of each FP4 code, twice over: operands of byte lookups.
+struct Fp4Bytes {
+  alignas(32) std::uint8_t low[32];
+  alignas(32) std::uint8_t high[32];
+};
+inline constexpr Fp4Bytes kFp4Bytes = [] {
+  Fp4Bytes bytes{};
+  for (unsigned code = 0; code < 32; ++code) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(fp4_to_float(code % 16));
+    bytes.low[code] = static_cast<std::uint8_t>(bits >> 16);
+    bytes.high[code] = static_cast<std::uint8_t>(bits >> 24);
+  }
+  return bytes;
+}();
 
 /// BF16 rows, float32 activations: exact products, both of a pair in one step.
 template <class A>
