@@ -3,18 +3,16 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
-#include <ds4/core/stored_matrix.hpp>
+#include <ds4/inspect/attention_shares.hpp>
 #include <ds4/layers/observer.hpp>
 
 namespace ds4::inline v0_1 {
@@ -64,7 +62,6 @@ class AttentionProbe final : public StageObserver<T> {
  private:
   /// What a layer has shown.
   struct Seen {
-    std::vector<float> sink;          // [H]
     std::vector<T> query;             // [H, d]
     std::vector<T> window;            // [W or fewer, d], the query's own row last
     std::vector<T> entries;           // [w, d]
@@ -90,7 +87,8 @@ class AttentionProbe final : public StageObserver<T> {
   std::optional<std::size_t> only_;
   Segment pass_{};
   LayerInfo layer_{};
-  std::vector<Seen> seen_;  // per layer
+  std::vector<std::vector<float>> sinks_;  // [L][H]
+  std::vector<Seen> seen_;                 // per layer
   std::vector<Attended> attended_;
 };
 
@@ -102,19 +100,8 @@ AttentionProbe<T>::AttentionProbe(const ConfigValues& config, const Checkpoint& 
       position_(position),
       first_in_window_(position - std::min(position, config.sliding_window - 1)),
       only_(layer),
-      seen_(config.num_hidden_layers) {
-  for (std::size_t i = 0; i < seen_.size(); ++i) {
-    const StoredTensor* sink = checkpoint.find("layers." + std::to_string(i) + ".attn.attn_sink");
-    assert(sink != nullptr && "a checkpoint that a model was loaded from");
-    StoredMatrix row;
-    row.values = sink->data.data();
-    row.rows = 1;
-    row.cols = heads_;
-    row.dtype = sink->dtype;
-    seen_[i].sink.resize(heads_);
-    row.decode_row(0, seen_[i].sink.data());
-  }
-}
+      sinks_(detail::attention_sinks(config, checkpoint)),
+      seen_(config.num_hidden_layers) {}
 
 template <class T>
 void AttentionProbe<T>::values(std::size_t layer, std::string_view stage,
@@ -163,22 +150,10 @@ Attended AttentionProbe<T>::attend(const Seen& seen) const {
     keys.push_back(seen.window.data() + i * width_);
   }
   for (const std::size_t w : result.entries) keys.push_back(seen.entries.data() + w * width_);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
   for (std::size_t h = 0; h < heads_; ++h) {
-    const T* query = seen.query.data() + h * width_;
-    std::vector<double> row;
-    for (const T* key : keys) {
-      double product = 0.0;
-      for (std::size_t i = 0; i < width_; ++i) {
-        product += static_cast<double>(query[i]) * static_cast<double>(key[i]);
-      }
-      row.push_back(product * scale);
-    }
-    row.push_back(seen.sink[h]);
-    const double largest = *std::ranges::max_element(row);
-    double sum = 0.0;
-    for (double& value : row) sum += value = std::exp(value - largest);
-    for (const double value : row) result.probabilities.push_back(value / sum);
+    const std::vector<double> shares = detail::attention_shares<T>(
+        std::span(seen.query).subspan(h * width_, width_), keys, sinks_[layer_.layer][h]);
+    result.probabilities.insert(result.probabilities.end(), shares.begin(), shares.end());
   }
   return result;
 }

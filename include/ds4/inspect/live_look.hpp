@@ -3,18 +3,16 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <ds4/checkpoint/safetensors.hpp>
 #include <ds4/config/config_values.hpp>
-#include <ds4/core/stored_matrix.hpp>
+#include <ds4/inspect/attention_shares.hpp>
 #include <ds4/layers/observer.hpp>
 
 namespace ds4::inline v0_1 {
@@ -78,7 +76,6 @@ class LiveLook final : public StageObserver<float> {
  private:
   /// What a layer has shown.
   struct Seen {
-    std::vector<float> sink;          // [H]
     std::vector<float> query;         // [H, d]
     std::vector<float> window;        // the last rows [W or fewer, d]
     std::vector<float> entries;       // [w, d]
@@ -92,7 +89,7 @@ class LiveLook final : public StageObserver<float> {
     const auto row = rows.last(rows.size() / count_);
     return {row.begin(), row.end()};
   }
-  void attend(const Seen& seen, LayerLook& look) const;
+  void attend(std::size_t layer, LayerLook& look) const;
 
   std::size_t heads_;
   std::size_t width_;
@@ -100,7 +97,8 @@ class LiveLook final : public StageObserver<float> {
   std::size_t most_;
   std::size_t count_ = 0;
   std::size_t end_ = 0;
-  std::vector<Seen> seen_;  // per layer
+  std::vector<std::vector<float>> sinks_;  // [L][H]
+  std::vector<Seen> seen_;                 // per layer
   std::vector<LayerLook> looks_;
 };
 
@@ -110,19 +108,8 @@ inline LiveLook::LiveLook(const ConfigValues& config, const Checkpoint& checkpoi
       width_(config.head_dim),
       window_(config.sliding_window),
       most_(most),
-      seen_(config.num_hidden_layers) {
-  for (std::size_t i = 0; i < seen_.size(); ++i) {
-    const StoredTensor* sink = checkpoint.find("layers." + std::to_string(i) + ".attn.attn_sink");
-    assert(sink != nullptr && "a checkpoint that a model was loaded from");
-    StoredMatrix row;
-    row.values = sink->data.data();
-    row.rows = 1;
-    row.cols = heads_;
-    row.dtype = sink->dtype;
-    seen_[i].sink.resize(heads_);
-    row.decode_row(0, seen_[i].sink.data());
-  }
-}
+      sinks_(detail::attention_sinks(config, checkpoint)),
+      seen_(config.num_hidden_layers) {}
 
 inline void LiveLook::values(std::size_t layer, std::string_view stage,
                              std::span<const float> values) {
@@ -139,7 +126,7 @@ inline void LiveLook::values(std::size_t layer, std::string_view stage,
   } else if (stage == "attn.q_rope") {
     seen.query = last_row(values);
   } else if (stage == "attn.out_unrotated") {
-    attend(seen, looks_.back());
+    attend(layer, looks_.back());
   }
 }
 
@@ -152,7 +139,8 @@ inline void LiveLook::indices(std::size_t layer, std::string_view stage,
   }
 }
 
-inline void LiveLook::attend(const Seen& seen, LayerLook& look) const {
+inline void LiveLook::attend(std::size_t layer, LayerLook& look) const {
+  const Seen& seen = seen_[layer];
   const std::size_t ratio = look.layer.compress_ratio;
   std::vector<const float*> keys;
   std::vector<AttendedTokens> tokens;
@@ -176,25 +164,15 @@ inline void LiveLook::attend(const Seen& seen, LayerLook& look) const {
       }
     }
   }
-  const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
   const std::size_t used = std::min(heads_, kHeads);
   for (std::size_t i = 0; i < used; ++i) {
     const std::size_t head = i * heads_ / used;
-    const float* const query = seen.query.data() + head * width_;
-    std::vector<double> row;
-    for (const float* key : keys) {
-      double product = 0.0;
-      for (std::size_t k = 0; k < width_; ++k) product += double{query[k]} * double{key[k]};
-      row.push_back(product * scale);
-    }
-    row.push_back(double{seen.sink[head]});
-    const double largest = *std::ranges::max_element(row);
-    double sum = 0.0;
-    for (double& value : row) sum += value = std::exp(value - largest);
+    const std::vector<double> shares = detail::attention_shares<float>(
+        std::span(seen.query).subspan(head * width_, width_), keys, sinks_[layer][head]);
     for (std::size_t k = 0; k < tokens.size(); ++k) {
-      tokens[k].share += row[k] / sum / static_cast<double>(used);
+      tokens[k].share += shares[k] / static_cast<double>(used);
     }
-    look.sink += row.back() / sum / static_cast<double>(used);
+    look.sink += shares.back() / static_cast<double>(used);
   }
   const std::size_t most = std::min(most_, tokens.size());
   std::ranges::partial_sort(tokens, tokens.begin() + static_cast<std::ptrdiff_t>(most),

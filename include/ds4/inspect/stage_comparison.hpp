@@ -109,8 +109,7 @@ class StageComparison {
   /// What is kept of a stage, in the order of a pass: a stage that earlier passes did not have
   /// follows the one before it.
   Found& find(std::size_t layer, std::string_view stage, bool picks) {
-    const bool of_head = stage == "hc_head" || stage == "final_norm" || stage == "logits";
-    const bool head = drafting_ ? stage == "draft" : of_head;
+    const bool head = drafting_ ? stage == "draft" : is_of_head(stage);
     if (head) layer = config_.num_hidden_layers;
     if (layer != layer_) enter(layer);
     const auto same = [&](const Found& f) {

@@ -20,6 +20,11 @@ struct LayerInfo {
   RouterKind router;           ///< how its experts are picked
 };
 
+/// Whether a stage comes behind the layers.
+inline bool is_of_head(std::string_view stage) {
+  return stage == "hc_head" || stage == "final_norm" || stage == "logits";
+}
+
 /// Called during a pass with each stage's result, row-major with one leading row per token (or per
 /// new compressed entry). Names are those of the golden data, e.g. "attn.q_rope". The memory is the
 /// pass's own and only valid during the call. T is the backend's scalar.

@@ -32,11 +32,6 @@ struct StageArray {
   std::vector<std::int32_t> indices = {};  ///< picks: "mlp.router_indices", "indexer.topk"
 };
 
-/// Whether a stage comes behind the layers.
-inline bool is_of_head(std::string_view stage) {
-  return stage == "hc_head" || stage == "final_norm" || stage == "logits";
-}
-
 /// The name of a stage: "layers.3.attn.output", or the stage alone behind the layers.
 inline std::string stage_name(std::size_t layer, std::string_view stage) {
   if (is_of_head(stage)) return std::string(stage);

@@ -93,11 +93,11 @@ inline std::string token_json(const Tokenizer& tokenizer, const ServedToken& tok
   return token_json(tokenizer, token.logprob, json_array(likeliest));
 }
 
-/// A chunk or a whole answer.
-inline std::string answer_json(const AnswerHead& head, std::string_view prefix,
-                               std::string_view object, const std::string& choices,
-                               const std::string& usage) {
-  return json_object({{"id", json_text(std::string(prefix) + head.id)},
+/// A part of an answer's stream, or a whole answer.
+template <class Answer>
+std::string answer_json(const AnswerHead& head, std::string_view object, const std::string& choices,
+                        const std::string& usage) {
+  return json_object({{"id", json_text(std::string(Answer::kPrefix) + head.id)},
                       {"object", json_text(object)},
                       {"created", json_number(head.created)},
                       {"model", json_text(head.model)},
@@ -113,6 +113,13 @@ inline std::string one_choice(const std::string& choice) {
 /// One answer to a chat, token by token. Keeps a reference to the tokenizer.
 class ChatAnswer {
  public:
+  ///@{
+  /// How ids begin; what a whole answer, and a part of a stream, are called.
+  static constexpr std::string_view kPrefix = "chatcmpl-";
+  static constexpr std::string_view kObject = "chat.completion";
+  static constexpr std::string_view kPart = "chat.completion.chunk";
+  ///@}
+
   /// Number `index` of the request's answers; tokens that the model lacks are -1.
   ChatAnswer(const Tokenizer& tokenizer, const ChatTokens& tokens, const ChatRequest& request,
              AnswerHead head, std::size_t index)
@@ -224,8 +231,8 @@ class ChatAnswer {
                                             {"delta", delta},
                                             {"logprobs", logprobs.empty() ? json_null() : logprobs},
                                             {"finish_reason", finish}});
-    return event(answer_json(head_, "chatcmpl-", "chat.completion.chunk", one_choice(choice),
-                             streams_usage_ ? json_null() : ""));
+    return event(answer_json<ChatAnswer>(head_, kPart, one_choice(choice),
+                                         streams_usage_ ? json_null() : ""));
   }
   std::string events(const TurnReader::Text& text) {
     using namespace detail;
@@ -275,20 +282,16 @@ class ChatAnswer {
   ///@}
 };
 
-/// The whole answer to a chat, of its choices and their usages together.
-inline std::string chat_answer(const AnswerHead& head, std::span<const std::string> choices,
-                               const Usage& usage) {
-  return detail::answer_json(head, "chatcmpl-", "chat.completion", detail::json_array(choices),
-                             usage.json());
-}
-/// The last event of a chat's stream, where usage is wanted.
-inline std::string chat_usage_event(const AnswerHead& head, const Usage& usage) {
-  return event(detail::answer_json(head, "chatcmpl-", "chat.completion.chunk", "[]", usage.json()));
-}
-
 /// One continuation of a text, token by token. Keeps a reference to the tokenizer.
 class CompletionAnswer {
  public:
+  ///@{
+  /// As ChatAnswer has them.
+  static constexpr std::string_view kPrefix = "cmpl-";
+  static constexpr std::string_view kObject = "text_completion";
+  static constexpr std::string_view kPart = kObject;
+  ///@}
+
   /// Number `index` of the request's choices.
   CompletionAnswer(const Tokenizer& tokenizer, const CompletionRequest& request, AnswerHead head,
                    std::size_t index, std::vector<std::int32_t> ends)
@@ -427,8 +430,8 @@ class CompletionAnswer {
     using namespace detail;
     const std::string choice = choice_json(text, told_, tokens_.size(), finish);
     told_ = tokens_.size();
-    return event(answer_json(head_, "cmpl-", "text_completion", one_choice(choice),
-                             streams_usage_ ? json_null() : ""));
+    return event(answer_json<CompletionAnswer>(head_, kPart, one_choice(choice),
+                                               streams_usage_ ? json_null() : ""));
   }
 
   const Tokenizer* tokenizer_;
@@ -449,15 +452,17 @@ class CompletionAnswer {
   std::string finish_;
 };
 
-/// The whole answer to a completion, of its choices and their usages together.
-inline std::string completion_answer(const AnswerHead& head, std::span<const std::string> choices,
-                                     const Usage& usage) {
-  return detail::answer_json(head, "cmpl-", "text_completion", detail::json_array(choices),
-                             usage.json());
+/// A whole answer, of its choices and their usages together.
+template <class Answer>
+std::string whole_answer(const AnswerHead& head, std::span<const std::string> choices,
+                         const Usage& usage) {
+  return detail::answer_json<Answer>(head, Answer::kObject, detail::json_array(choices),
+                                     usage.json());
 }
-/// The last event of a completion's stream, where usage is wanted.
-inline std::string completion_usage_event(const AnswerHead& head, const Usage& usage) {
-  return event(detail::answer_json(head, "cmpl-", "text_completion", "[]", usage.json()));
+/// The last event of an answer's stream, where usage is wanted.
+template <class Answer>
+std::string usage_event(const AnswerHead& head, const Usage& usage) {
+  return event(detail::answer_json<Answer>(head, Answer::kPart, "[]", usage.json()));
 }
 
 }  // namespace ds4::inline v0_1

@@ -294,15 +294,13 @@ void ApiService::end_answer(Job<Answer>& job, std::size_t index, std::size_t pro
       usage.completion += of.completion;
       usage.reasoning += of.reasoning;
     }
-    constexpr bool kChat = std::is_same_v<Answer, ChatAnswer>;
     if (!exchange.streams_) {
       std::vector<std::string> choices;
       choices.reserve(job.answers.size());
       for (const Answer& of : job.answers) choices.push_back(of.choice());
-      text = kChat ? chat_answer(job.head, choices, usage)
-                   : completion_answer(job.head, choices, usage);
+      text = whole_answer<Answer>(job.head, choices, usage);
     } else if (job.include_usage) {
-      text += kChat ? chat_usage_event(job.head, usage) : completion_usage_event(job.head, usage);
+      text += usage_event<Answer>(job.head, usage);
     }
   }
   if (all && exchange.streams_) text += event("[DONE]");
