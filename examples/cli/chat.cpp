@@ -359,9 +359,7 @@ void Chat::answer(const Logits& logits) {
   printer.show(reader.finish());
   printer.finish();
   tell_if_full();
-  ChatMessage message = reader.message();
-  message.reasoning_ids = reader.reasoning_ids();
-  message.answer_ids = reader.answer_ids();
+  ChatMessage message = reader.message_with_ids();
   for (std::size_t i = 0; i < message.calls.size(); ++i) {
     printer.show(message.calls[i]);
     message.calls[i].id = std::to_string(messages_.size()) + "." + std::to_string(i);

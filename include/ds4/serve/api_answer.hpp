@@ -172,12 +172,7 @@ class ChatAnswer {
   /// Whether the end token has come: message() is then what its ids say.
   bool closed() const { return closed_; }
   /// The turn, with the ids that it was generated as.
-  ChatMessage message() const {
-    ChatMessage message = reader_.message();
-    message.reasoning_ids = reader_.reasoning_ids();
-    message.answer_ids = reader_.answer_ids();
-    return message;
-  }
+  ChatMessage message() const { return reader_.message_with_ids(); }
 
   /// Behind finish(): its element of the choices of an answer that is no stream.
   std::string choice() const {

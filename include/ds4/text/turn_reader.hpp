@@ -81,6 +81,13 @@ class TurnReader {
   const std::vector<std::int32_t>& reasoning_ids() const { return reasoning_ids_; }
   const std::vector<std::int32_t>& answer_ids() const { return answer_ids_; }
   ///@}
+  /// message(), with these ids.
+  ChatMessage message_with_ids() const {
+    ChatMessage message = message_;
+    message.reasoning_ids = reasoning_ids_;
+    message.answer_ids = answer_ids_;
+    return message;
+  }
   /// Why it is over, if it was not cut off.
   TurnEnd end() const { return message_.calls.empty() ? TurnEnd::stop : TurnEnd::tool_calls; }
 
