@@ -24,6 +24,7 @@
 #include <ds4/inspect/check_report.hpp>
 #include <ds4/kernels/reference/indexer.hpp>
 #include <ds4/kernels/reference/router.hpp>
+#include <ds4/layers/observer.hpp>
 
 namespace ds4::inline v0_1::detail {
 
