@@ -7,6 +7,9 @@
 include_guard(GLOBAL)
 include("${CMAKE_CURRENT_LIST_DIR}/ds4AddDefinitions.cmake")
 
+set(DS4_SIMD_SETS "" CACHE STRING
+    "Instruction sets that SIMD kernels are compiled for beside baseline, e.g. avx2; all unless told")
+
 # The kernels of one header: a source for each set and one for the choice. The target and what links it
 # are compiled with DS4_<part>_COMPILED.
 function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_PREFIX)
@@ -32,6 +35,10 @@ function(_ds4_add_kernels target part DS4_SIMD_HEADER DS4_SIMD_KERNELS DS4_SIMD_
     set(neon_bf16_flags -march=armv8.2-a+bf16)
     set(sets neon_bf16:NeonBf16)
     set(has "(::getauxval(AT_HWCAP2) & HWCAP2_NEED) != 0")
+  endif()
+  if(DS4_SIMD_SETS)
+    list(JOIN DS4_SIMD_SETS "|" chosen)
+    list(FILTER sets INCLUDE REGEX "^(${chosen}):")
   endif()
   list(APPEND sets baseline:Baseline)
 

@@ -233,12 +233,15 @@ function(case_debian)
   endforeach()
 endfunction()
 
+# Both are built of the same objects.
+set(shared_build "${OUT}/shared build")
+
 # The C library, installed, and the example of docs/c.md, in the oldest C that it is for.
 function(case_c)
-  set(build "${project}/build")
+  set(build "${shared_build}")
   run(${CMAKE_COMMAND} -S "${SOURCE_DIR}" -B "${build}" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
-      "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_BUILD_TYPE=Release -DDS4_BUILD_C=ON -DDS4_BUILD_TESTS=OFF
-      -DDS4_BUILD_EXAMPLES=OFF -DDS4_BUILD_BENCH=OFF)
+      "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_BUILD_TYPE=Release -DDS4_BUILD_C=ON -DDS4_BUILD_PYTHON=OFF
+      -DDS4_BUILD_TESTS=OFF -DDS4_BUILD_EXAMPLES=OFF -DDS4_BUILD_BENCH=OFF -DDS4_INSTALL=ON)
   run(${CMAKE_COMMAND} --build "${build}" --parallel 2 --target ds4_c)
   file(REMOVE_RECURSE "${project}/prefix")
   foreach(component IN ITEMS c development)
@@ -279,7 +282,8 @@ function(case_python)
   set(ENV{CXX} "${COMPILER}")
   set(ENV{CXXFLAGS} "${FLAGS}")
   run("${python}" -m pip install --quiet --no-build-isolation --no-deps --no-index
-      --target "${project}/site" "-Cbuild-dir=${project}/build" "${SOURCE_DIR}")
+      --target "${project}/site" "-Cbuild-dir=${shared_build}"
+      "-Ccmake.args=-G${GENERATOR}" "${SOURCE_DIR}")
   set(ENV{PYTHONPATH} "${project}/site")
   set(ENV{XDG_CACHE_HOME} "${project}/cache")
   execute_process(COMMAND "${python}" -m pytest -q -rs -p no:cacheprovider "${SOURCE_DIR}/python/tests"

@@ -14,15 +14,11 @@ struct Spun {
   std::chrono::nanoseconds time;
 };
 
-/// Asks `done` again and again for some microseconds, and returns its last answer. Between threads
-/// with a processor each a wait is seldom longer; after it the thread should sleep, so that the one
-/// it waits for gets a processor. That costs up to this long when both are woken again, so waiting
-/// longer would lose more than it can gain.
+/// Asks `done` again and again for so long, and returns its last answer.
 template <class Done>
-Spun spin_until(Done done) {
+Spun spin_until(Done done, std::chrono::nanoseconds longest) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::chrono::microseconds kLongest(100);
-  constexpr std::size_t kSpins = 64;  // some microseconds
+  constexpr std::size_t kSpins = 64;  // about a microsecond
   const auto spin = [&] {
     for (std::size_t spins = 0; spins < kSpins; ++spins) {
       if (done()) return true;
@@ -38,7 +34,7 @@ Spun spin_until(Done done) {
   for (const auto start = Clock::now();;) {
     const bool met = spin();
     const auto time = Clock::now() - start;
-    if (met || time >= kLongest) return {met, time};
+    if (met || time >= longest) return {met, time};
   }
 }
 
