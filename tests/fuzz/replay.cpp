@@ -216,7 +216,11 @@ int replay(const Options& options) {
     std::cout << ", the largest " << (shared.most_memory >> 10) << " KiB";
   }
   std::cout << "\n";
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    if (shared.read > 0) return 0;
+    std::cerr << "nothing was read: expected some of the corpus to be valid\n";
+    return 1;
+  }
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
     std::cerr << "ended by a signal: "
