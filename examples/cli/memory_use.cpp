@@ -66,7 +66,7 @@ std::size_t planned_state(const AnyModel& model, const ModelChoice& choice, std:
 
 MemoryUse sequence_memory(const AnyModel& model, const ModelChoice& choice, const AnyState& state,
                           std::size_t prompt, std::size_t position, std::size_t drafted) {
-  const std::size_t chunk = std::min(prompt, prefill_chunk(model.config()));
+  const std::size_t chunk = std::min(prompt, model.prefill_chunk());
   std::size_t scratch =
       std::max(planned_scratch(model, choice, chunk, 1, prompt, 1, drafted > 0),
                planned_scratch(model, choice, 1 + drafted, 1, position, 1 + drafted, drafted > 0));

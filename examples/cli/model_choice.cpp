@@ -82,6 +82,12 @@ void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
                   "used most; the others stay in the files. Unless told, all or none")
       .check(expect<double>("a number from 0 to 1e6",
                             [](double gb) { return gb >= 0.0 && gb <= 1e6; }));
+  verb.add_option(
+          "--chunk", choice.chunk,
+          "Tokens of a pass over a long prompt; unless told, at most 512, and more where weights "
+          "are "
+          "larger than memory: a pass reads them from the disk once, however many tokens it has")
+      .check(expect_count(1));
   verb.add_flag("--exact", choice.exact,
                 "Activations and state in float32, also where weights are stored in less");
   verb.add_flag("--deterministic,!--no-deterministic", choice.deterministic,
@@ -202,6 +208,7 @@ std::unique_ptr<AnyModel> load_model(const ModelChoice& choice) {
        .pin = choice.pin,
        .exact = choice.exact,
        .memory_budget = budget,
+       .prefill_chunk = choice.chunk,
        .progress = [bar](std::size_t done, std::size_t total) { bar->show(done, total); },
        .note = [](const std::string& line) { complain("ds4: " + line); }});
   warn(loaded->checkpoint().warnings());

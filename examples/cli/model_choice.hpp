@@ -23,6 +23,7 @@ struct ModelChoice {
   std::size_t threads = 0;
   bool pin = false;
   std::optional<double> memory_budget = {};  ///< GB of weights
+  std::optional<std::size_t> chunk = {};     ///< tokens of a pass over a prompt
   bool exact = false;
   bool deterministic = true;
 };

@@ -397,6 +397,7 @@ class LeadingModel final : public AnyModel {
     return own_->state_bytes(shared(state).own());
   }
   std::size_t scratch_bytes() const override { return own_->scratch_bytes(); }
+  std::size_t prefill_chunk() const override { return own_->prefill_chunk(); }
   AnyState random_state(std::size_t position, bool keep_drafts) override {
     const StateId id = outbox_->note_new();
     return SharedState(outbox_, id,
@@ -501,6 +502,7 @@ class Follower {
         const std::size_t budget = number();
         BackendOptions options{.threads = threads, .pin = pin, .exact = exact};
         if (has_budget) options.memory_budget = budget;
+        if (const std::size_t chunk = number()) options.prefill_chunk = chunk;
         along([&] { model_ = compiled_models().at(model).load(dir, options); });
         return;
       }
@@ -635,7 +637,8 @@ std::unique_ptr<AnyModel> load_on_ranks(const CompiledModel& model,
                              .add(options.pin)
                              .add(options.exact)
                              .add(options.memory_budget.has_value())
-                             .add(std::uint64_t{options.memory_budget.value_or(0)})));
+                             .add(std::uint64_t{options.memory_budget.value_or(0)})
+                             .add(std::uint64_t{options.prefill_chunk.value_or(0)})));
   return std::make_unique<LeadingModel>(line()->together([&] { return model.load(dir, options); }),
                                         std::move(outbox));
 }

@@ -186,11 +186,25 @@ class Model {
   /// Checkpoint::fingerprint().
   std::uint64_t fingerprint() const { return checkpoint().fingerprint(); }
 
+  ///@{
+  /// Tokens of a pass over a long prompt, and how to have it otherwise; nothing else changes by it
+  /// than time and scratch memory. Unless told, 512 at most, and more where the backend says that
+  /// weights are larger than memory (see prefill_chunk() and Simd::pass_memory). Throws ds4::Error
+  /// for 0.
+  std::size_t prefill_chunk() const { return prefill_chunk_; }
+  void set_prefill_chunk(std::size_t tokens) {
+    if (tokens == 0) throw Error("prefill chunk", "found 0 tokens, expected at least 1");
+    prefill_chunk_ = tokens;
+  }
+  ///@}
+
   /// A copy for another thread, with the same weights, and with a team and scratch memory of its
   /// own; see Simd::with_team.
   template <class Threaded = B, class Options = typename Threaded::TeamOptions>
   Model with_team(const Options& options) const {
-    return Model(backend_.with_team(options), weights_);
+    Model copy(backend_.with_team(options), weights_);
+    copy.prefill_chunk_ = prefill_chunk_;
+    return copy;
   }
 
   /// Bytes of scratch memory that the backend keeps from pass to pass.
@@ -208,16 +222,8 @@ class Model {
   static constexpr std::size_t N = C::hc_mult;
   static constexpr std::size_t D = C::hidden_size;
   static constexpr std::size_t kPairs = C::qk_rope_head_dim / 2;
-  static constexpr std::size_t kPrefillChunk = prefill_chunk(C{}, sizeof(Scalar));
   /// Of a multi-token-prediction layer, which goes on from its own output.
   static constexpr std::size_t kLongestChain = 16;
-  /// Tokens of a pass that can be stopped: fewer where a backend's passes are slow.
-  static constexpr std::size_t kStoppableChunk = [] {
-    if constexpr (requires { B::kStoppablePass; }) {
-      return std::min<std::size_t>(kPrefillChunk, B::kStoppablePass);
-    }
-    return kPrefillChunk;
-  }();
 
   struct Weights : ModelWeights<C, B> {
     ConfigValues config;
@@ -243,7 +249,13 @@ class Model {
   };
 
   Model(B backend, std::shared_ptr<const Weights> weights)
-      : backend_(std::move(backend)), weights_(std::move(weights)) {}
+      : backend_(std::move(backend)), weights_(std::move(weights)) {
+    if constexpr (requires { backend_.pass_memory(); }) {
+      if (const std::size_t bytes = backend_.pass_memory()) {
+        prefill_chunk_ = ds4::prefill_chunk(C{}, sizeof(Scalar), bytes, kLargestPrefillChunk);
+      }
+    }
+  }
 
   void check_input(const State& state, std::span<const std::int32_t> ids) const;
   /// The same for all of a batch, or of a batch of drafts: there is a state for each, and another.
@@ -270,8 +282,13 @@ class Model {
   /// states.
   template <class F>
   void in_passes(std::span<const Sequence> batch, std::size_t most, const StopCheck& stop, F&& f);
-  /// How many tokens a pass of a long prompt has.
-  static std::size_t chunk(const StopCheck& stop) { return stop ? kStoppableChunk : kPrefillChunk; }
+  /// How many tokens a pass of a long prompt has: fewer if it can be stopped and passes are slow.
+  std::size_t chunk([[maybe_unused]] const StopCheck& stop) const {
+    if constexpr (requires { B::kStoppablePass; }) {
+      if (stop) return std::min<std::size_t>(prefill_chunk_, B::kStoppablePass);
+    }
+    return prefill_chunk_;
+  }
 
   /// One pass over a batch whose input is checked; writes its logits.
   void run_logits(std::span<const Sequence> batch, LogitsOf which, RowsView<Scalar, V> logits,
@@ -318,6 +335,7 @@ class Model {
 
   B backend_;
   std::shared_ptr<const Weights> weights_;
+  std::size_t prefill_chunk_ = ds4::prefill_chunk(C{}, sizeof(Scalar));
   StageObserver<Scalar>* draft_observer_ = nullptr;
 };
 

@@ -100,6 +100,7 @@ TEST_CASE("program: run continues a prompt") {
   same_text({"--prompt-file", dir.write("prompt", prompt)});
   same_text({"--prompt", "<｜begin▁of▁sentence｜>" + prompt});  // the token is there already
   same_text({"--prompt", prompt, "--model", kAusten, "--threads", "3"});
+  same_text({"--prompt", prompt, "--chunk", "5"});
   const Result reference = ds4_program({"run", "--prompt", prompt, "--temperature", "0",
                                         "--max-tokens", "12", "--backend", "reference"});
   CHECK(reference.code == 0);

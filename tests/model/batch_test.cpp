@@ -9,6 +9,8 @@
 
 #include <doctest/doctest.h>
 
+#include <ds4/config/config.hpp>
+#include <ds4/config/defaults.hpp>
 #include <ds4/core/error.hpp>
 #include <ds4/kernels/reference.hpp>
 #include <ds4/kernels/simd.hpp>
@@ -107,6 +109,40 @@ TEST_CASE_TEMPLATE("batch: what is longer than a pass is cut, with the same resu
         ("ds4: logits: found room for " + std::to_string(3 * M::V - 1) +
          " values, expected it for 3 rows of " + std::to_string(M::V))
             .c_str());
+}
+
+TEST_CASE_TEMPLATE("batch: a prompt in passes of any size gives the same", M, Plain, Simd) {
+  auto model = model_of<M>();
+  CHECK(model.prefill_chunk() == 512);
+  const auto ids = random_ids(700, 5);
+  auto state = model.new_state();
+  const auto expected = model.prefill(state, ids);
+  const std::size_t scratch = model.scratch_bytes();
+  for (const std::size_t chunk : std::vector<std::size_t>{37, 700, 100'000}) {
+    auto other = model_of<M>();
+    other.set_prefill_chunk(chunk);
+    auto own = other.new_state();
+    CHECK(std::ranges::equal(other.prefill(own, ids).flat(), expected.flat()));
+    CHECK(saved(own) == saved(state));
+    if constexpr (std::is_same_v<M, Simd>) {
+      CHECK((other.scratch_bytes() > scratch) == (chunk > 512));
+      CHECK(other.with_team({.threads = 1}).prefill_chunk() == chunk);
+    }
+  }
+  CHECK(error_text([&] { model.set_prefill_chunk(0); }) ==
+        "ds4: prefill chunk: found 0 tokens, expected at least 1");
+  CHECK(model.prefill_chunk() == 512);
+}
+
+TEST_CASE("batch: passes are larger where weights are larger than memory") {
+  ds4::Simd backend;
+  backend.expect_weights(std::size_t{1} << 20, true);
+  CHECK(backend.pass_memory() == 0);
+  backend.expect_weights(std::size_t{1} << 60, true);
+  CHECK(backend.pass_memory() > 0);
+  constexpr ds4::Flash c;
+  static_assert(ds4::prefill_chunk(c, 4, std::size_t{1} << 29, ds4::kLargestPrefillChunk) == 512);
+  static_assert(ds4::prefill_chunk(c, 4, std::size_t{1} << 40, ds4::kLargestPrefillChunk) == 4096);
 }
 
 TEST_CASE_TEMPLATE("batch: a long prompt is stopped between its passes as well", M, Plain, Simd) {

@@ -10,17 +10,22 @@
 
 namespace ds4::inline v0_1 {
 
-/// Tokens of a pass over a long prompt: as many as 256 MiB of activations allow; more than 512 make
-/// no difference to the speed.
+/// Tokens of a pass over a long prompt: as many as so many bytes of activations allow, 64 at least
+/// and 512 at most; more make no difference to the speed of weights in memory.
 template <class Config>
-constexpr std::size_t prefill_chunk(const Config& c, std::size_t scalar_bytes = 4) {
+constexpr std::size_t prefill_chunk(const Config& c, std::size_t scalar_bytes = 4,
+                                    std::size_t bytes = std::size_t{1} << 28,
+                                    std::size_t most = 512) {
   // What a token takes: streams, queries and outputs, the inputs and hidden rows of its experts.
   const std::size_t values = 2 * c.hc_mult * c.hidden_size +
                              3 * c.num_attention_heads * c.head_dim + 4 * c.hidden_size +
                              c.num_experts_per_tok * (c.hidden_size + 3 * c.moe_intermediate_size);
-  constexpr std::size_t kBudget = std::size_t{1} << 28;
-  return std::clamp<std::size_t>(std::bit_floor(kBudget / (scalar_bytes * values)), 64, 512);
+  return std::clamp<std::size_t>(std::bit_floor(bytes / (scalar_bytes * values)), 64, most);
 }
+
+/// The most tokens of such a pass where weights are read from the disk in each, which takes as long
+/// for one token as for many: nearly every expert is picked by some.
+inline constexpr std::size_t kLargestPrefillChunk = 4096;
 
 /// Tokens that a state can take back unless it is told otherwise.
 inline constexpr std::size_t kDefaultRollbackLimit = 64;

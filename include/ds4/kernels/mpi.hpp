@@ -115,6 +115,9 @@ class Distributed : public Inner {
     Inner::expect_weights(bytes / ranks.size() * ranks.on_machine(), tells_residency);
   }
 
+  /// The default for passes, whatever a rank's memory: their tokens have to be the same on all.
+  std::size_t pass_memory() const { return 0; }
+
   ///@{
   /// The rank's rows of a weight. Throws ds4::Error for a routed expert whose matrices are not
   /// divided as those of the others.

@@ -105,6 +105,8 @@ class AnyModel {
   virtual std::size_t state_bytes(const AnyState& state) const = 0;
   virtual std::size_t scratch_bytes() const = 0;
   ///@}
+  /// Tokens of a pass over a long prompt; see Model.
+  virtual std::size_t prefill_chunk() const = 0;
 
   /// The state of a sequence of `position` tokens, at least one, with rows of random numbers: what
   /// decoding behind a long context costs can be measured without taking the context in.

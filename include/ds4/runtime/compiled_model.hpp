@@ -28,6 +28,7 @@ struct BackendOptions {
   bool pin = false;         ///< each thread stays on one processor
   bool exact = false;       ///< activations and state rows in float32 throughout
   std::optional<std::size_t> memory_budget = {};  ///< bytes of weights to keep in memory
+  std::optional<std::size_t> prefill_chunk = {};  ///< see Model::set_prefill_chunk
   /// Told how many bytes of weights are uploaded, and of how many, by backends that upload them.
   std::function<void(std::size_t, std::size_t)> progress = {};
   /// Told in a line what else a user may want to know.

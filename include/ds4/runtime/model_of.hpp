@@ -88,6 +88,7 @@ class ModelOf final : public AnyModel {
 
   std::size_t state_bytes(const AnyState& state) const override { return typed(state).bytes(); }
   std::size_t scratch_bytes() const override { return model_.scratch_bytes(); }
+  std::size_t prefill_chunk() const override { return model_.prefill_chunk(); }
   AnyState random_state(std::size_t position, bool keep_drafts) override;
 
   Logits prefill(AnyState& state, std::span<const std::int32_t> ids, StageObserver<float>* observer,
@@ -180,8 +181,9 @@ CompiledModel compiled_model(
   return {config_values<C>(), BackendTraits<B>::kName,
           [](const std::filesystem::path& dir,
              const BackendOptions& options) -> std::unique_ptr<AnyModel> {
-            return std::make_unique<ModelOf<C, B>>(
-                Model<C, B>::load(dir, BackendTraits<B>::make(options)));
+            auto model = Model<C, B>::load(dir, BackendTraits<B>::make(options));
+            if (options.prefill_chunk) model.set_prefill_chunk(*options.prefill_chunk);
+            return std::make_unique<ModelOf<C, B>>(std::move(model));
           },
           make_trainable};
 }

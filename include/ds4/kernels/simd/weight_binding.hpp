@@ -44,7 +44,9 @@ class WeightBinding {
   /// Before weights are bound: how many bytes they are in all, and whether the system tells which
   /// of them are in memory.
   void expect_weights(std::size_t bytes, bool tells_residency) {
-    if (!budget_) budget_ = bytes <= available_memory() / 2 ? kAll : 0;
+    const std::size_t available = available_memory();
+    if (bytes > available) pass_memory_ = available / kPassShare;
+    if (!budget_) budget_ = bytes <= available / 2 ? kAll : 0;
     if (*budget_ > bytes + bytes / 8) budget_ = kAll;  // panels are padded
     mapped_->tells_residency = tells_residency;
     pool_->expect(std::min(*budget_, bytes));
@@ -115,6 +117,9 @@ class WeightBinding {
   }
   /// What is left of the budget.
   std::size_t memory_left() const { return budget_.value_or(0); }
+  /// Bytes of activations that a pass may take: an eighth of the memory where the weights are
+  /// larger than memory, so that each pass reads them from the disk again; 0 where they are not.
+  std::size_t pass_memory() const { return pass_memory_; }
   /// The type of new states' rows that may be rounded.
   DType row_type() const { return reduced_ && !lane().exact() ? DType::bf16 : DType::f32; }
   ///@}
@@ -138,6 +143,8 @@ class WeightBinding {
 
  private:
   static constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
+  static constexpr std::size_t kPassShare =
+      8;  // what is left of the memory holds pages of the files
   /// What is known of weights that are not in panels; only the leader changes it during a pass.
   struct MappedWeights {
     bool any = false;
@@ -154,6 +161,7 @@ class WeightBinding {
   }
 
   std::optional<std::size_t> budget_;  // what is left of it; kAll: all weights
+  std::size_t pass_memory_ = 0;
   std::shared_ptr<WeightPool> pool_;
   std::shared_ptr<MappedWeights> mapped_;
   bool reduced_ = false;  // some weight is stored in less than float32
