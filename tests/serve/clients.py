@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Clients against ds4 serve: the openai package, curl's way of speaking, and those that misbehave.
 
-Usage: clients.py PROGRAM [--seconds N] [--model DIR]
-Needs the package openai, as scripts/test-server installs it. --seconds: of load at the end.
+Usage: clients.py PROGRAM [--seconds N] [--clients N] [--mutations N] [--model DIR]
+Needs the package openai, as scripts/test-server installs it. --seconds: of load by so many --clients;
+--mutations: of HTTP requests, none of which may do harm.
 """
 import argparse
 import json
@@ -26,6 +27,7 @@ arguments.add_argument("program")
 arguments.add_argument("--model", default=os.path.join(os.path.dirname(__file__), "../../models/austen"))
 arguments.add_argument("--seconds", type=float, default=10)
 arguments.add_argument("--clients", type=int, default=16)
+arguments.add_argument("--mutations", type=int, default=1000)
 arguments = arguments.parse_args()
 
 
@@ -155,6 +157,69 @@ def check_http(server):
                      b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20000):
         raw(port, nonsense, 1.0)
     assert raw(port, b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n").endswith(b'{"status": "ok"}')
+
+
+def requests():
+    """Whole requests of all kinds, for mutations of them."""
+    chat = b'{"messages": [{"role": "user", "content": "She"}], "max_tokens": 1}'
+    text = b'{"prompt": "She", "max_tokens": 1, "stream": true}'
+    for body, path in ((chat, b"chat/completions"), (text, b"completions")):
+        head = b"POST /v1/" + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        yield head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        yield head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+        yield head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    for path in (b"/", b"/health", b"/metrics", b"/v1/models", b"/v1/models/austen?a=%20b"):
+        yield b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nRange: bytes=0-3\r\nCookie: a=b\r\n\r\n"
+    yield b"OPTIONS /v1/completions HTTP/1.1\r\nOrigin: http://x\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+
+
+def mutated(draw, request, others):
+    """A request with some bytes changed, lost, doubled, or taken from another."""
+    request = bytearray(request)
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randint(0, len(request))
+        end = min(len(request), at + draw.choice((1, 2, 4, 16, 64)))
+        other = draw.choice(others)
+        begin = draw.randint(0, len(other))
+        request[at:end] = draw.choice((
+            b"", bytes(draw.randint(0, 255) for _ in range(end - at)), bytes(request[at:end]) * 2,
+            other[begin:begin + 32], b"\r\n", b"99999999999999999999", b"-1", b"%00", b"\0", b"A" * 9000))
+    return bytes(request)
+
+
+def check_mutations(server, count):
+    """Requests that are none, on connections that end behind them."""
+    whole, threads = list(requests()), 8
+    statuses, lock = {}, threading.Lock()
+
+    def client(number):
+        draw = random.Random(number)
+        for _ in range(count // threads):
+            answer = b""
+            try:
+                with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                    connection.sendall(mutated(draw, draw.choice(whole), whole))
+                    connection.shutdown(socket.SHUT_WR)
+                    while piece := connection.recv(65536):
+                        answer += piece
+            except ConnectionError:
+                pass
+            status = answer[9:12].decode("ascii", "replace") if answer.startswith(b"HTTP/1.1 ") else "none"
+            with lock:
+                statuses[status] = statuses.get(status, 0) + 1
+
+    clients = [threading.Thread(target=client, args=(i,)) for i in range(threads)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    for _ in range(100):
+        if server.metric("requests_running") == 0:
+            break
+        time.sleep(0.05)
+    assert server.metric("requests_running") == 0 and sum(statuses.values()) == count // threads * threads
+    assert not any(status.startswith("5") and status != "503" and status != "501" for status in statuses), statuses
+    print(f"{count} mutations of requests: answered by {dict(sorted(statuses.items()))}")
 
 
 def check_turns(server):
@@ -290,11 +355,13 @@ def check_chat(server):
         model="m", messages=messages, tools=tools, tool_choice="required", reasoning_effort="none", max_tokens=30)
     assert required.choices[0].finish_reason in ("length", "stop", "tool_calls")
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-    formed = server.client.chat.completions.create(  # behind the reasoning alone
-        model="m", messages=messages, max_tokens=2000, seed=3,
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
-    assert formed.choices[0].finish_reason == "length" or isinstance(
-        json.loads(formed.choices[0].message.content)["a"], bool)
+    for seed in range(20):  # behind the reasoning alone, in which a turn may end, too
+        formed = server.client.chat.completions.create(
+            model="m", messages=messages, max_tokens=2000, seed=seed,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}).choices[0]
+        if formed.finish_reason == "stop" and formed.message.content:
+            break
+    assert isinstance(json.loads(formed.message.content)["a"], bool), formed
     print(f"a chat with reasoning and tools: {messages and usage.prompt_tokens} tokens in the last prompt, "
           f"{new} of them new; then a result, a required call and a schema")
 
@@ -377,9 +444,17 @@ def main():
 def run(server):
     check_openai(server)
     check_http(server)
+    check_mutations(server, arguments.mutations)
     check_load(server, arguments.seconds)
-    threading.Thread(target=lambda: list(server.client.chat.completions.create(
-        model="m", messages=[{"role": "user", "content": "x"}], max_tokens=15000, stream=True)), daemon=True).start()
+
+    def wait_for_a_long_answer():
+        try:
+            list(server.client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}], max_tokens=15000, stream=True))
+        except openai.APIError:  # its end
+            pass
+
+    threading.Thread(target=wait_for_a_long_answer, daemon=True).start()
     time.sleep(0.5)
     took = server.stop()
     print(f"SIGTERM, with an answer running: ended after {took:.1f} s")
