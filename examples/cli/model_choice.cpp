@@ -85,8 +85,8 @@ void add_model_options(Verb& verb, ModelChoice& choice, bool needs_model) {
   verb.add_option(
           "--chunk", choice.chunk,
           "Tokens of a pass over a long prompt; unless told, at most 512, and more where weights "
-          "are "
-          "larger than memory: a pass reads them from the disk once, however many tokens it has")
+          "are larger than memory: a pass reads them from the disk once, however many tokens it "
+          "has")
       .check(expect_count(1));
   verb.add_flag("--exact", choice.exact,
                 "Activations and state in float32, also where weights are stored in less");

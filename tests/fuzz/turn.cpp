@@ -1,17 +1,16 @@
 // Fuzz target: a generated turn. Its first byte says how it was asked for; of the others 0xF8 to
 // 0xFB are the tokens that mark, and each is a token of one byte. What is read does not depend on
 // when.
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <fuzz/fuzz.hpp>
 
 #include <ds4/core/utf8.hpp>
+#include <ds4/text/byte_level.hpp>
 #include <ds4/text/chat_encoding.hpp>
 #include <ds4/text/tokenizer.hpp>
 #include <ds4/text/turn_reader.hpp>
@@ -24,25 +23,17 @@ using namespace ds4;
 const Tokenizer& bytes() {
   static const Tokenizer tokenizer = [] {
     std::string vocab;
-    std::uint32_t next = 0x100;
-    for (std::uint32_t byte = 0; byte < 256; ++byte) {
-      const bool shown =
-          (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-      const std::uint32_t code = shown ? byte : next++;
-      std::string character;
-      if (code < 0x80) {
-        character += static_cast<char>(code);
-      } else {
-        character += static_cast<char>(0xC0 | (code >> 6));
-        character += static_cast<char>(0x80 | (code & 0x3F));
-      }
-      if (character == "\"" || character == "\\") character.insert(0, "\\");
-      vocab += (byte == 0 ? "\"" : ", \"") + character + "\": " + std::to_string(byte);
+    for (unsigned byte = 0; byte < 256; ++byte) {
+      const auto value = static_cast<char>(byte);
+      std::string spelling;
+      detail::append_spelling(spelling, {&value, 1});
+      if (spelling == "\"" || spelling == "\\") spelling.insert(0, "\\");
+      vocab += (byte == 0 ? "\"" : ", \"") + spelling + "\": " + std::to_string(byte);
     }
     const std::string json =
         R"({"added_tokens": [], "model": {"type": "BPE", "vocab": {)" + vocab +
-        R"(}, "merges": []}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel",
-        "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        R"(}, "merges": []}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
         "decoder": {"type": "ByteLevel"}})";
     return Tokenizer::load(fuzz::folder().write("tokenizer.json", json));
   }();

@@ -10,8 +10,9 @@
 
 namespace ds4::inline v0_1 {
 
-/// Tokens of a pass over a long prompt: as many as so many bytes of activations allow, 64 at least
-/// and 512 at most; more make no difference to the speed of weights in memory.
+/// Tokens of a pass over a long prompt: as many as `bytes` of activations allow, 256 MiB unless
+/// told, at least 64 and no more than `most`; more than 512 make no difference to the speed of
+/// weights in memory.
 template <class Config>
 constexpr std::size_t prefill_chunk(const Config& c, std::size_t scalar_bytes = 4,
                                     std::size_t bytes = std::size_t{1} << 28,
